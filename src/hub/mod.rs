@@ -1,0 +1,3 @@
+//! Who gets a message: one index for all who listen, whether or not there is a local broker.
+
+pub mod topics;

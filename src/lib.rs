@@ -1,0 +1,17 @@
+//! fieldgate: Modbus and CAN to MQTT, with its own broker and a store that loses nothing.
+//!
+//! `ARCHITECTURE.md` draws how the modules stand together. Pure cores take time as an argument ([`clock::Now`]);
+//! sockets, clocks and spawns stand only in `main.rs`, `gateway/`, the store's writer and files named `task.rs`.
+
+pub mod broker;
+pub mod clock;
+pub mod command;
+pub mod config;
+pub mod driver;
+pub mod hub;
+pub mod mapping;
+pub mod message;
+pub mod modbus;
+pub mod sample;
+pub mod store;
+pub mod uplink;
