@@ -5,6 +5,7 @@
 
 pub mod broker;
 pub mod clock;
+pub mod clocksync;
 pub mod command;
 pub mod config;
 pub mod driver;
