@@ -160,8 +160,12 @@ impl Core {
                     }
                     Vec::new()
                 });
+                self.drain_broker(now);
             }
-            BusEvent::Outcome(id, outcome) => self.outcome(now, id, &outcome),
+            BusEvent::Outcome(id, outcome) => {
+                self.outcome(now, id, &outcome);
+                self.drain_broker(now);
+            }
             BusEvent::Status(id, status) => {
                 if let Some(bus) = self.buses.get_mut(&id) {
                     bus.status = Some(status);
@@ -205,6 +209,7 @@ impl Core {
     pub fn undeliverable(&mut self, now: Now, command: &Command) {
         let outcome = Outcome { id: command.id, result: Err(NotDone::Fault(Fault::Busy)) };
         self.outcome(now, command.point.bus, &outcome);
+        self.drain_broker(now);
     }
 
     /// Publishes what the gateway itself has to say.
@@ -284,7 +289,7 @@ impl Core {
         });
     }
 
-    /// Does something with a bus and sends on what comes of it.
+    /// Does something with a bus and sends on what comes of it; whoever ends the turn drains the broker.
     fn with_bus(
         &mut self,
         now: Now,
@@ -300,7 +305,6 @@ impl Core {
             self.publish(now, &Arc::new(message), Origin::Gateway, false, None);
         }
         self.answer(now, answers);
-        self.drain_broker(now);
     }
 
     fn answer(&mut self, now: Now, answers: Vec<Answer>) {
@@ -337,14 +341,9 @@ impl Core {
         }
     }
 
-    /// The one way of every message: command, store, local sessions, acknowledgement.
+    /// The one way of every message: store, local sessions, acknowledgement, command.
     fn publish(&mut self, now: Now, message: &Arc<Message>, origin: Origin, dup: bool, waiter: Option<Waiter>) {
         self.counters.published += 1;
-        if origin != Origin::Gateway
-            && let Some(point) = self.routes.point(&message.topic)
-        {
-            self.command(now, point, message, origin, dup);
-        }
         let mut to = Vec::new();
         self.routes.upstream(message, origin, &mut to);
         let route = self.broker.as_ref().map(|broker| broker.route(message, origin));
@@ -363,6 +362,11 @@ impl Core {
             (Some(waiter), Ok(Some(_))) => self.wait(now, waiter),
             (Some(waiter), Ok(None)) => self.tell(now, waiter, Ok(())),
             (Some(waiter), Err(refusal)) => self.tell(now, waiter, Err(refusal)),
+        }
+        if origin != Origin::Gateway
+            && let Some(point) = self.routes.point(&message.topic)
+        {
+            self.command(now, point, message, origin, dup);
         }
     }
 
