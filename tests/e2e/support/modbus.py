@@ -101,16 +101,29 @@ class ModbusServer:
         if kind == "rtu":
             self.device_side = directory / "device.tty"
             self.gateway_side = directory / "gateway.tty"
-            self._socat = subprocess.Popen(
-                [
-                    "socat",
-                    f"pty,rawer,link={self.device_side}",
-                    f"pty,rawer,link={self.gateway_side}",
-                ]
-            )
-            until("the pseudo-terminals", lambda: self.device_side.exists() and self.gateway_side.exists())
+            self._lay_line()
         else:
             self.port = free_port()
+
+    def _lay_line(self):
+        ends = [f"pty,rawer,link={end}" for end in (self.device_side, self.gateway_side)]
+        self._socat = subprocess.Popen(["socat", *ends])
+        until("the pseudo-terminals", lambda: self.device_side.exists() and self.gateway_side.exists())
+
+    def _cut_line(self):
+        self._socat.terminate()
+        self._socat.wait(5)
+        for end in (self.device_side, self.gateway_side):
+            end.unlink(missing_ok=True)
+
+    def unplug(self):
+        """Both ends hang up, and their names go, as when a USB adapter is pulled."""
+        self.stop()
+        self._cut_line()
+
+    def plug_in(self):
+        self._lay_line()
+        self.start()
 
     def bus(self, name="bus", **keys):
         """The `[[modbus]]` table that reaches this server."""
@@ -160,8 +173,7 @@ class ModbusServer:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         if self._socat:
-            self._socat.terminate()
-            self._socat.wait(5)
+            self._cut_line()
 
     def writes(self):
         return [request for request in list(self.requests) if request.function in (5, 6, 15, 16, 22, 23)]
