@@ -13,9 +13,9 @@ use crate::clocksync::ClockState;
 use crate::mapping::convert::{Conversion, Reading};
 use crate::mapping::json;
 use crate::mapping::rule::{Deadband, PayloadForm, PointRule, Report};
-use crate::mapping::timestamp::Timestamps;
 use crate::message::Message;
 use crate::sample::{Fault, Sample, Value};
+use crate::timestamp::Timestamps;
 
 /// This run's name, and the number of the sample message published last: shared by all buses of the run.
 #[derive(Clone, Debug)]
