@@ -184,4 +184,27 @@ mod tests {
     fn a_core_that_does_not_answer_is_unavailable() {
         assert!(ask_all(false, &["GET /healthz"])[0].starts_with("HTTP/1.1 503"));
     }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "the paused clock of the test")]
+    fn connections_that_say_nothing_lose_their_places() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (ask, _asked) = mpsc::channel::<Ask>(4);
+            tokio::task::spawn_local(run(listener, ask));
+            let start = tokio::time::Instant::now();
+            let mut silent = Vec::new();
+            for _ in 0..CONNECTIONS_MAX {
+                silent.push(TcpStream::connect(address).await.unwrap());
+            }
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.unwrap();
+            assert!(text.starts_with("HTTP/1.1 404"), "{text}");
+            assert!(start.elapsed() >= HEADER_WITHIN, "it had to wait for a place");
+        });
+    }
 }
