@@ -14,5 +14,7 @@ pub mod mapping;
 pub mod message;
 pub mod modbus;
 pub mod sample;
+pub mod status;
 pub mod store;
+pub mod timestamp;
 pub mod uplink;

@@ -62,6 +62,11 @@ impl Conversion {
 
     /// What is published of a raw value. NaN and infinities are no values: JSON has none.
     pub fn publish(&self, raw: &Value) -> Result<Reading, Fault> {
+        self.publish_field(&self.field(raw))
+    }
+
+    /// The same of a bit field that was taken out already.
+    pub fn publish_field(&self, raw: &Value) -> Result<Reading, Fault> {
         let number = match raw {
             Value::Bool(on) => {
                 return Ok(self
@@ -82,12 +87,12 @@ impl Conversion {
         Ok(Reading::Number(number))
     }
 
-    /// A raw value's number in the published unit, not rounded to `decimals`: what limits on commands compare with.
-    pub fn measure(&self, raw: &Value) -> Option<f64> {
+    /// A field's number in the published unit, not rounded to `decimals`: what limits on commands compare with.
+    pub fn measure_field(&self, raw: &Value) -> Option<f64> {
         self.number(raw, false).map(Number::to_f64)
     }
 
-    /// The raw value with its bit field taken out: what a command to the point writes.
+    /// The point's own part of what the wire has: its bit field, else all.
     pub fn field(&self, raw: &Value) -> Value {
         match (self.bits, raw) {
             (Some(bits), Value::Int(whole)) => Value::Uint(bits.extract(whole.cast_unsigned())),
@@ -117,11 +122,8 @@ impl Conversion {
                 }
                 return self.float(Decimal::shortest(*value), *value, false, rounded);
             }
-            Value::Int(value) => match self.bits {
-                Some(bits) => i128::from(bits.extract(value.cast_unsigned())),
-                None => i128::from(*value),
-            },
-            Value::Uint(value) => i128::from(self.bits.map_or(*value, |bits| bits.extract(*value))),
+            Value::Int(value) => i128::from(*value),
+            Value::Uint(value) => i128::from(*value),
         };
         let exact = Decimal::integer(whole);
         #[allow(clippy::cast_precision_loss, reason = "used only where the exact way does not fit")]

@@ -3,9 +3,13 @@
 //! [`publish`] turns a sample into a message, [`command`] a message into a command and its outcome into a result.
 //! Both go through [`convert`], so that a value goes in as it came out.
 
+pub mod command;
 pub mod convert;
 mod json;
+mod judge;
 pub mod number;
 pub mod publish;
+mod recent;
+mod request;
+mod result;
 pub mod rule;
-pub mod timestamp;

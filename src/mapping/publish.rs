@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -13,9 +13,9 @@ use crate::clocksync::ClockState;
 use crate::mapping::convert::{Conversion, Reading};
 use crate::mapping::json;
 use crate::mapping::rule::{Deadband, PayloadForm, PointRule, Report};
-use crate::mapping::timestamp::Timestamps;
 use crate::message::Message;
 use crate::sample::{Fault, Sample, Value};
+use crate::timestamp::Timestamps;
 
 /// This run's name, and the number of the sample message published last: shared by all buses of the run.
 #[derive(Clone, Debug)]
@@ -134,7 +134,7 @@ impl Publisher {
         };
         let wanted = is_wanted(rule, point.state.published.as_ref(), &reading, now.mono);
         point.state.newest = Some(Newest { reading, raw, at: sample.at, received: now.mono, clock });
-        let open = point.state.published.as_ref().is_none_or(|(_, at)| now.mono >= *at + rule.min_interval);
+        let open = point.state.published.as_ref().is_none_or(|(_, at)| now.mono >= later(*at, rule.min_interval));
         point.state.held = wanted && !open;
         if wanted && open {
             self.publish(index, now.mono, out);
@@ -169,12 +169,12 @@ impl Publisher {
         let (state, rule) = (&self.points.get(index)?.state, self.rules.get(index)?);
         let (_, last) = state.published.as_ref()?;
         if state.held {
-            return Some(*last + rule.min_interval);
+            return Some(later(*last, rule.min_interval));
         }
         let repeats = state.newest.as_ref().is_some_and(|newest| newest.reading.is_ok());
         // Not zero even where the rule says so: a heartbeat of no time would never let the loop end.
-        let every = rule.heartbeat?.max(rule.min_interval).max(std::time::Duration::from_millis(1));
-        repeats.then(|| *last + every)
+        let every = rule.heartbeat?.max(rule.min_interval).max(Duration::from_millis(1));
+        repeats.then(|| later(*last, every))
     }
 
     fn schedule(&mut self, index: usize) {
@@ -228,6 +228,12 @@ impl Publisher {
     }
 }
 
+/// A time that a file gives may be longer than the machine can count to.
+fn later(at: Instant, by: Duration) -> Instant {
+    const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+    at + by.min(LONGEST)
+}
+
 fn is_wanted(
     rule: &PointRule,
     published: Option<&(Result<Reading, Fault>, Instant)>,
@@ -240,7 +246,7 @@ fn is_wanted(
         (Err(last), Err(fault)) => return last != fault,
         (Ok(_), Err(_)) | (Err(_), Ok(_)) => return true,
     };
-    if rule.heartbeat.is_some_and(|heartbeat| now >= *at + heartbeat) {
+    if rule.heartbeat.is_some_and(|heartbeat| now >= later(*at, heartbeat)) {
         return true;
     }
     match (rule.deadband, last, reading) {

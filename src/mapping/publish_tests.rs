@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use super::*;
 use crate::mapping::rule::tests::rule;
 use crate::mapping::rule::{Kind, PointRule};
@@ -196,4 +194,12 @@ fn seq_rises_over_all_buses_of_a_run() {
     assert!(first.value(1)[0].contains(r#""seq":1}"#));
     assert!(second.value(1)[0].contains(r#""seq":2}"#));
     assert!(first.value(1)[0].contains(r#""seq":3}"#));
+}
+
+#[test]
+fn intervals_longer_than_time_itself_do_no_harm() {
+    let mut bench = Bench::new(PointRule { min_interval: Duration::MAX, heartbeat: Some(Duration::MAX), ..bare() });
+    assert_eq!(bench.value(1), ["1"]);
+    assert!(bench.value(2).is_empty());
+    assert!(bench.wait(1000).is_empty());
 }
