@@ -391,12 +391,11 @@ impl Core {
 
     fn command(&mut self, now: Now, point: PointId, message: &Message, origin: Origin, dup: bool) {
         self.counters.commands += 1;
-        let clock = self.clock;
         self.with_bus(now, point.bus, |bus, now, _, answers| {
             let newest = bus.publisher.newest(point.index);
             let known = newest.and_then(|newest| Some(Known { raw: newest.raw.as_ref()?, received: newest.received }));
             let arrival = Arrival { index: point.index, message, origin, dup };
-            bus.commands.handle(now, clock, arrival, known, answers).into_iter().collect()
+            bus.commands.handle(now, arrival, known, answers).into_iter().collect()
         });
     }
 

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::clock::Now;
-use crate::clocksync::ClockState;
 use crate::command::{Command, CommandId, NotDone, Outcome};
 use crate::mapping::convert::{Conversion, Reading};
 use crate::mapping::judge::{Decision, Judge, Refusal, rejected};
@@ -144,7 +143,6 @@ impl Commands {
     pub fn handle(
         &mut self,
         now: Now,
-        clock: ClockState,
         arrival: Arrival<'_>,
         known: Option<Known<'_>>,
         out: &mut Vec<Answer>,
@@ -178,7 +176,7 @@ impl Commands {
                     held: point.held(known),
                     accepted_at: point.accepted_at,
                 };
-                judge.decide(now, clock, arrival.message, &request).map(|decision| (decision, write))
+                judge.decide(now, arrival.message, &request).map(|decision| (decision, write))
             }
         };
         let (decision, write) = match verdict {

@@ -31,7 +31,6 @@ fn writable(write: WriteRule) -> PointRule {
 struct Bench {
     commands: Commands,
     now: Now,
-    clock: ClockState,
     known: Option<(Value, Instant)>,
     answers: Vec<Answer>,
 }
@@ -42,7 +41,6 @@ impl Bench {
         Self {
             commands: Commands::new(BusId(3), [rule].into(), CommandIds::default()),
             now: Now { mono: Instant::now(), wall: NOON },
-            clock: ClockState::Synced,
             known: None,
             answers: Vec::new(),
         }
@@ -61,7 +59,7 @@ impl Bench {
     fn send(&mut self, message: &Message, dup: bool) -> Option<Command> {
         let known = self.known.as_ref().map(|(raw, received)| Known { raw, received: *received });
         let arrival = Arrival { index: 0, message, origin: PEER, dup };
-        self.commands.handle(self.now, self.clock, arrival, known, &mut self.answers)
+        self.commands.handle(self.now, arrival, known, &mut self.answers)
     }
 
     fn set(&mut self, payload: &str) -> Option<Command> {
@@ -182,15 +180,6 @@ fn a_late_command_is_expired_and_its_deadline_is_the_earliest_that_anyone_gave()
     assert_eq!(command.expires, bench.now.mono + Duration::from_secs(1));
     bench.failed(&command, NotDone::Expired);
     assert_eq!(bench.result().0, "expired");
-}
-
-#[test]
-fn an_unsynced_clock_refuses_expires_rather_than_act_late() {
-    let mut bench = Bench::new(writable(write()));
-    bench.clock = ClockState::Unsynced;
-    bench.refuses(r#"{"value":1,"expires":"2026-01-31T12:00:02Z"}"#, "rejected", "clock");
-    bench.refuses(r#"{"value":1,"expires":"2026-01-31T11:00:00Z"}"#, "expired", "passed");
-    assert!(bench.set("1").is_some());
 }
 
 #[test]

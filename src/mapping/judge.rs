@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use crate::clock::{Now, UnixMs};
-use crate::clocksync::ClockState;
 use crate::mapping::command::WAITING_MAX;
 use crate::mapping::convert::Conversion;
 use crate::mapping::number::{Decimal, Number};
@@ -56,14 +55,8 @@ pub(crate) struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    pub(crate) fn decide(
-        &self,
-        now: Now,
-        clock: ClockState,
-        message: &Message,
-        request: &Request,
-    ) -> Result<Decision, Refusal> {
-        let life = self.time_left(now, clock, message, request)?;
+    pub(crate) fn decide(&self, now: Now, message: &Message, request: &Request) -> Result<Decision, Refusal> {
+        let life = self.time_left(now, message, request)?;
         let raw = self.raw(&request.value)?;
         self.in_range(&raw)?;
         self.within_step(&raw)?;
@@ -90,13 +83,10 @@ impl Judge<'_> {
     }
 
     /// The shortest of the point's time to live, the request's `expires` and the message's own expiry.
-    fn time_left(
-        &self,
-        now: Now,
-        clock: ClockState,
-        message: &Message,
-        request: &Request,
-    ) -> Result<Duration, Refusal> {
+    ///
+    /// While the clock is not known to be set, `expires` is judged by it all the same: a clock that is behind may take a
+    /// late command for a timely one, but only within the time to live, which counts from the arrival.
+    fn time_left(&self, now: Now, message: &Message, request: &Request) -> Result<Duration, Refusal> {
         let until =
             |at: UnixMs| u64::try_from(at.0.saturating_sub(now.wall.0)).map_or(Duration::ZERO, Duration::from_millis);
         let mut life = self.write.ttl;
@@ -105,12 +95,6 @@ impl Judge<'_> {
         }
         if let Some(expires) = request.expires {
             life = life.min(until(expires));
-            // A clock that is not set is behind, so what it calls past is past; what it calls future may be past too.
-            if clock == ClockState::Unsynced && !life.is_zero() {
-                return Err(rejected(
-                    "expires cannot be judged: this gateway's clock is not known to be set; send it without",
-                ));
-            }
         }
         if life.is_zero() { Err(expired("its time has passed")) } else { Ok(life) }
     }
