@@ -52,11 +52,11 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    pub(super) fn error(place: &Place, message: impl Into<String>) -> Self {
+    pub fn error(place: &Place, message: impl Into<String>) -> Self {
         Self::new(Severity::Error, place, message.into())
     }
 
-    pub(super) fn warning(place: &Place, message: impl Into<String>) -> Self {
+    pub fn warning(place: &Place, message: impl Into<String>) -> Self {
         Self::new(Severity::Warning, place, message.into())
     }
 
@@ -64,12 +64,14 @@ impl Diagnostic {
         Self { place: place.clone(), severity, message, expected: None, help: None }
     }
 
-    pub(super) fn expected(mut self, expected: impl Into<String>) -> Self {
+    #[must_use]
+    pub fn expected(mut self, expected: impl Into<String>) -> Self {
         self.expected = Some(expected.into());
         self
     }
 
-    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }

@@ -11,8 +11,9 @@ use super::diagnostic::{Diagnostic, Place, Report};
 
 /// A larger file is refused before it is parsed.
 pub(super) const FILE_BYTES_MAX: usize = 4 << 20;
-/// The parser bounds nested arrays and inline tables; a dotted key's length it does not.
-const DOTS_IN_A_LINE_MAX: usize = 1_000;
+/// The parser bounds nested arrays and inline tables, so that recursion over them ends; a dotted key's length it
+/// does not, and inline tables may stand one in the other's dotted key, 80 deep.
+const DOTS_IN_A_LINE_MAX: usize = 100;
 
 #[derive(Clone, Debug)]
 pub(super) struct Node {
@@ -84,7 +85,8 @@ impl Node {
 
 /// The file's root table; `None` after a syntax error, which the report then has.
 pub(super) fn parse(file: &Arc<str>, text: &str, report: &Report) -> Option<Node> {
-    if let Some(line) = text.lines().position(|line| line.matches('.').count() > DOTS_IN_A_LINE_MAX) {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if let Some(line) = text.lines().position(has_too_many_dots) {
         let place = Place { file: file.clone(), line: count(line + 1), column: 1 };
         report.error(&place, "this line has more dots than any key needs", "split the line");
         return None;
@@ -100,10 +102,28 @@ pub(super) fn parse(file: &Arc<str>, text: &str, report: &Report) -> Option<Node
     for error in errors {
         let place = error.span().map_or_else(|| Place::start_of(file), |span| lines.place(&span));
         if seen.insert(place.line) {
-            report.push(Diagnostic::error(&place, error.message()));
+            report.push(syntax_error(&place, error.message()));
         }
     }
     None
+}
+
+/// The parser's words in the form of every other message.
+fn syntax_error(place: &Place, message: &str) -> Diagnostic {
+    let (found, expected) = message.split_once(", expected ").unwrap_or((message, ""));
+    let wrong = Diagnostic::error(place, format!("not TOML: {found}"));
+    match (found, expected) {
+        ("duplicate key", _) => wrong.help("remove one of the two, or write `[[…]]` for a list of tables"),
+        ("invalid boolean" | "string values must be quoted", _) => {
+            wrong.expected("a number, true, false, or a text in quotes").help("write, say, `key = \"text\"` instead")
+        }
+        (_, "" | "nothing") => wrong.help("correct the line; texts stand in quotes, numbers and true or false do not"),
+        _ => wrong.expected(expected),
+    }
+}
+
+fn has_too_many_dots(line: &str) -> bool {
+    !line.trim_start().starts_with('#') && line.matches('.').count() > DOTS_IN_A_LINE_MAX
 }
 
 struct Lines<'t> {

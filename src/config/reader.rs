@@ -124,7 +124,8 @@ impl<'a> Table<'a> {
 
     /// The texts of a list, each with its place; those of the default stand where the table begins.
     pub(super) fn texts(&self, key: &str) -> Vec<(&'a str, &'a Place)> {
-        if let Some(items) = self.node(key).and_then(Node::as_list) {
+        // One wrong item is reported and does not hide the others.
+        if let Some(items) = self.entry(key).and_then(|entry| entry.node.as_list()) {
             return items.iter().filter_map(|item| Some((item.as_text()?, &item.place))).collect();
         }
         let Default::Texts(texts) = self.default(key) else { return Vec::new() };
@@ -138,8 +139,12 @@ impl<'a> Table<'a> {
 
     pub(super) fn tables(&self, key: &str, report: &Report) -> Vec<Table<'a>> {
         let Some(Kind::Tables(def)) = self.def.key(key).map(|key| &key.kind) else { return Vec::new() };
-        let items = self.node(key).and_then(Node::as_list).unwrap_or_default();
-        items.iter().filter_map(|item| Table::open(item, def, report)).collect()
+        let items = self.entry(key).and_then(|entry| entry.node.as_list()).unwrap_or_default();
+        items
+            .iter()
+            .filter(|item| item.as_table().is_some())
+            .filter_map(|item| Table::open(item, def, report))
+            .collect()
     }
 }
 
@@ -199,6 +204,16 @@ fn mismatch<'n>(kind: &Kind, node: &'n Node) -> Option<(&'n Node, String, String
             (node, format!("is \"{word}\"{guess}"), format!("one of {}", choices.join(", ")))
         }),
         (Kind::Choice(choices), _) => wrong(&format!("one of {}, in quotes", choices.join(", "))),
+        (Kind::Address(base), Value::Integer(Some(number))) => {
+            let expected = || match number.checked_sub(*base) {
+                Some(address @ 0..=65_535) => {
+                    format!("the protocol's address, which counts from 0: {address} where a manual says {number}")
+                }
+                _ => range(0, 65_535),
+            };
+            (!(0..=65_535).contains(number)).then(|| (node, format!("is {number}"), expected()))
+        }
+        (Kind::Address(_), _) => wrong(&range(0, 65_535)),
         (Kind::Integer(least, most), Value::Integer(number)) => {
             let inside = number.is_some_and(|number| (*least..=*most).contains(&number));
             let found = number.map_or_else(|| "does not fit 64 bits".to_owned(), |number| format!("is {number}"));

@@ -60,6 +60,7 @@ fn kind(kind: &Kind) -> Value {
         Kind::Choice(choices) => json!({ "enum": choices }),
         Kind::Integer(least, i64::MAX) => json!({ "type": "integer", "minimum": least }),
         Kind::Integer(least, most) => json!({ "type": "integer", "minimum": least, "maximum": most }),
+        Kind::Address(_) => json!({ "type": "integer", "minimum": 0, "maximum": 65_535 }),
         Kind::Number => json!({ "type": "number" }),
         Kind::Boolean => json!({ "type": "boolean" }),
         Kind::TextList => json!({ "type": "array", "items": { "type": "string" } }),

@@ -38,7 +38,10 @@ pub(super) fn device(table: &Table<'_>, bus: &mut Bus<'_>, cx: &Context<'_>) {
         let help = "add `[[modbus.device.point]]` or `profile = \"…\"`";
         cx.report.warning(table.start(), "this device has no points: nothing is polled", help);
     }
-    let template = template(table, bus.name, &name, cx);
+    let template = template(table, bus.name, &name, cx).filter(|_| given.is_some());
+    if template.is_none() || (table.has("profile") && profile.is_empty()) {
+        cx.incomplete.set(true);
+    }
     let scope = Scope {
         device: bus.devices.len(),
         device_name: &name,

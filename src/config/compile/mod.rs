@@ -32,6 +32,8 @@ pub struct Outcome {
     pub plan: Option<Plan>,
     /// In the order of the files, then of their lines.
     pub diagnostics: Vec<Diagnostic>,
+    /// Where each of `Plan::buses` stands, for what is found out about it later (its line's utilisation).
+    pub bus_places: Vec<Place>,
 }
 
 /// What every part of the compilation needs.
@@ -43,7 +45,7 @@ struct Context<'e> {
     names: Names,
     topics: Topics,
     profiles: profile::Profiles,
-    /// A mapping file could not be read: what it defines is not missing.
+    /// Something that defines names or topics could not be understood: what a test names may be there.
     incomplete: std::cell::Cell<bool>,
 }
 
@@ -100,6 +102,7 @@ pub fn compile(gateway_file: &Path, env: &Environment, files: &dyn Files) -> Out
     let (file, root) = cx.parse(gateway_file);
     let mut order = vec![file];
     let root = root.as_ref().and_then(|root| Table::open(root, &keys::GATEWAY_FILE, &cx.report));
+    cx.incomplete.set(root.is_none());
     let section = root.as_ref().and_then(|root| root.table("gateway", &cx.report));
     let gateway = gateway::gateway(section.as_ref(), gateway_file, &cx);
     cx.gateway_id = gateway.id.clone();
@@ -118,11 +121,11 @@ pub fn compile(gateway_file: &Path, env: &Environment, files: &dyn Files) -> Out
         .filter_map(|(path, node)| Some((path.as_path(), Table::open(node, &keys::MAPPING_FILE, &cx.report)?)))
         .collect();
 
-    let buses: Vec<BusPlan> = mappings
+    let (buses, bus_places): (Vec<BusPlan>, Vec<Place>) = mappings
         .iter()
         .flat_map(|(path, table)| table.tables("modbus", &cx.report).into_iter().map(move |bus| (*path, bus)))
-        .filter_map(|(path, bus)| modbus::bus(&bus, path, &cx))
-        .collect();
+        .filter_map(|(path, bus)| Some((modbus::bus(&bus, path, &cx)?, bus.start().clone())))
+        .unzip();
     let tests = mappings
         .iter()
         .flat_map(|(_, table)| table.tables("test", &cx.report))
@@ -134,10 +137,10 @@ pub fn compile(gateway_file: &Path, env: &Environment, files: &dyn Files) -> Out
     let store = gateway::store(root.as_ref(), &cx);
     let status = gateway::status(root.as_ref(), &cx);
     let plan = Plan { gateway, buses, broker, uplinks, store, status, tests };
-    outcome(plan, cx, &order)
+    outcome(plan, bus_places, cx, &order)
 }
 
-fn outcome(plan: Plan, cx: Context<'_>, order: &[Arc<str>]) -> Outcome {
+fn outcome(plan: Plan, bus_places: Vec<Place>, cx: Context<'_>, order: &[Arc<str>]) -> Outcome {
     let plan = (!cx.report.has_errors()).then_some(plan);
-    Outcome { plan, diagnostics: cx.report.into_sorted(order) }
+    Outcome { plan, diagnostics: cx.report.into_sorted(order), bus_places }
 }

@@ -42,6 +42,10 @@ impl Names {
         self.taken.borrow_mut().insert((of, name.to_owned()), place.clone());
     }
 
+    pub(super) fn has(&self, of: NameOf, name: &str) -> bool {
+        self.taken.borrow().contains_key(&(of, name.to_owned()))
+    }
+
     /// An address to listen on.
     pub(super) fn claim_bind(&self, bind: SocketAddr, place: &Place, report: &Report) {
         let mut listeners = self.listeners.borrow_mut();

@@ -136,7 +136,7 @@ pub fn compile_profile(file: &str, toml: &str) -> Outcome {
         status: None,
         tests,
     };
-    outcome(plan, cx, &[file])
+    outcome(plan, vec![Place::start_of(&file)], cx, &[file])
 }
 
 /// A profile names no files.

@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::access::fill;
-use super::names::shown;
+use super::names::{NameOf, shown};
 use super::point::address;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::document::{Node, Value};
@@ -58,7 +58,7 @@ fn find(table: &Table<'_>, registers: &Table<'_>, buses: &[BusPlan], cx: &Contex
         && !buses.iter().any(|plan| &**plan.name() == bus)
     {
         let names = buses.iter().map(|plan| &**plan.name());
-        missing(table, "bus", bus, &did_you_mean(bus, names), cx);
+        missing(table, "bus", NameOf::Bus, &did_you_mean(bus, names), cx);
         return None;
     }
     let device = registers.text("device")?;
@@ -73,13 +73,14 @@ fn find(table: &Table<'_>, registers: &Table<'_>, buses: &[BusPlan], cx: &Contex
         }
         names.extend(spec.devices.iter().map(|known| &*known.name));
     }
-    missing(registers, "device", device, &did_you_mean(device, names), cx);
+    missing(registers, "device", NameOf::Device, &did_you_mean(device, names), cx);
     None
 }
 
-/// Nothing is said while a file that may define it cannot be read.
-fn missing(table: &Table<'_>, key: &str, name: &str, guess: &str, cx: &Context<'_>) {
-    if !cx.incomplete.get() {
+/// Nothing is said of what stands in a table that has mistakes of its own, or may stand in a file that cannot be read.
+fn missing(table: &Table<'_>, key: &str, of: NameOf, guess: &str, cx: &Context<'_>) {
+    let name = table.text(key).unwrap_or_default();
+    if !cx.incomplete.get() && !cx.names.has(of, name) {
         let found = format!("there is no {key} `{name}`{guess}");
         cx.report.error(table.place(key), found, "correct the name");
     }

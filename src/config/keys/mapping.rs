@@ -2,8 +2,8 @@
 
 use super::Default::{Boolean as Flag, Integer as Int, None as Nothing, Number as Num, Required, Said, Text as Word};
 use super::Kind::{
-    Boolean, Choice, Deadband, Integer, IntegerList, Name, NameMap, Number, NumberOrBoolean, Scalar, Table, Tables,
-    Text,
+    Address, Boolean, Choice, Deadband, Integer, IntegerList, Name, NameMap, Number, NumberOrBoolean, Scalar, Table,
+    Tables, Text,
 };
 use super::{DAY_MS, Key, TableDef, key, refused};
 
@@ -91,7 +91,7 @@ static DEVICE: TableDef = TableDef {
     title: "[[modbus.device]]",
     keys: &[
         key("name", Name, Required, "\"meter-1\"", "The device's name, unique over all files."),
-        key("unit", Integer(0, 255), Required, "1", "The unit id: 1 to 247 on a line, 0 to 255 on TCP."),
+        key("unit", Integer(0, 255), Int(1), "1", "The unit id: 1 to 247 on a line, 0 to 255 on TCP."),
         key("profile", Text, Nothing, "\"eastron-sdm120\"", "A file in the folder `profiles`, or a built-in one."),
         key(
             "topic",
@@ -110,10 +110,10 @@ pub(in crate::config) static POINT: TableDef = TableDef {
     title: "[[modbus.device.point]]",
     keys: &[
         key("name", Name, Required, "\"voltage\"", "The point's name, unique in its device."),
-        address("coil", "Zero-based address of a coil. Exactly one of coil, discrete, input, holding."),
-        address("discrete", "Zero-based address of a discrete input."),
-        address("input", "Zero-based address of an input register (a manual's 30001 is 0)."),
-        address("holding", "Zero-based address of a holding register (a manual's 40001 is 0)."),
+        address("coil", NO_BASE, "Zero-based address of a coil. Exactly one of coil, discrete, input, holding."),
+        address("discrete", 100_001, "Zero-based address of a discrete input."),
+        address("input", 300_001, "Zero-based address of an input register (a manual's 30001 is 0)."),
+        address("holding", 400_001, "Zero-based address of a holding register (a manual's 40001 is 0)."),
         key(
             "type",
             Choice(&["bool", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64", "bcd16", "bcd32", "string"]),
@@ -183,8 +183,11 @@ pub(in crate::config) static POINT: TableDef = TableDef {
     ],
 };
 
-const fn address(name: &'static str, doc: &'static str) -> Key {
-    key(name, Integer(0, 65_535), Nothing, "0", doc)
+const NO_BASE: i64 = i64::MAX;
+
+/// `base`: where manuals with six digits begin to count; coils have none.
+const fn address(name: &'static str, base: i64, doc: &'static str) -> Key {
+    key(name, Address(base), Nothing, "", doc)
 }
 
 static WRITE: TableDef = TableDef {
@@ -277,10 +280,10 @@ static PROFILE_TEST_EXPECT: TableDef = TableDef {
     keys: &[key("point", Text, Required, "\"voltage\"", "The point published."), VALUE],
 };
 
-const COIL: Key = address("coil", "First coil. Exactly one of coil, discrete, input, holding.");
-const DISCRETE: Key = address("discrete", "First discrete input.");
-const INPUT: Key = address("input", "First input register.");
-const HOLDING: Key = address("holding", "First holding register.");
+const COIL: Key = address("coil", NO_BASE, "First coil. Exactly one of coil, discrete, input, holding.");
+const DISCRETE: Key = address("discrete", 100_001, "First discrete input.");
+const INPUT: Key = address("input", 300_001, "First input register.");
+const HOLDING: Key = address("holding", 400_001, "First holding register.");
 const WORDS: Key =
     key("words", IntegerList(0, 65_535), Required, "[0x4366, 0x0000]", "The registers from there on; bits as 0 and 1.");
 const VALUE: Key = key("value", Scalar, Required, "230.1", "The value in the payload.");

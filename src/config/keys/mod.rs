@@ -30,6 +30,8 @@ pub(super) enum Kind {
     Choice(&'static [&'static str]),
     /// Both ends included.
     Integer(i64, i64),
+    /// 0 to 65535; manuals with six digits count from this number.
+    Address(i64),
     /// Finite, with or without a fraction.
     Number,
     Boolean,

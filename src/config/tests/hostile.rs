@@ -57,8 +57,10 @@ fn depth_and_length_do_not_overflow_the_stack() {
         format!("a = {}1{}", "{ a = ".repeat(50_000), "}".repeat(50_000)),
         format!("{}b = 1", "a.".repeat(50_000)),
         format!("[{}b]", "a.".repeat(50_000)),
-        format!("[{}b]", "a.\u{0020}".repeat(999)),
-        format!("{}b = 1", "a.".repeat(1_000)),
+        format!("[{}b]\n{}b = 1", "a.".repeat(100), "a.".repeat(100)),
+        format!("{}1{}", format!("{}b = {{\n", "a.".repeat(100)).repeat(80), "}\n".repeat(80)),
+        format!("{}1{}", format!("{}b = {{\n", "a.".repeat(100)).repeat(79), "}\n".repeat(79)),
+        format!("{}b = 1{}", format!("{}b = {{\n", "a.".repeat(100)).repeat(70), "}\n".repeat(70)),
     ];
     for text in deep {
         check(&text, &text);

@@ -220,6 +220,8 @@ fn a_systemd_credential_comes_before_a_file() {
 fn buses_get_the_defaults_of_their_transport() {
     let plan = right(&of_the_design());
     let (line, tcp) = (modbus(&plan, 0), modbus(&plan, 1));
+    let places = of_the_design().compile().bus_places;
+    assert_eq!(places.iter().map(|place| place.line).collect::<Vec<_>>(), [2, 32]);
     let Transport::Serial(serial) = &line.transport else { panic!() };
     assert_eq!((serial.baud, serial.parity, serial.stop_bits), (19_200, Parity::None, 2));
     assert_eq!((line.timeout, line.retries, line.max_gap), (Duration::from_millis(300), 1, 16));
@@ -296,16 +298,14 @@ fn a_test_s_registers_and_expectation_are_taken_as_written() {
 #[test]
 fn every_key_of_the_design_s_files_is_in_the_schema() {
     fn walk(value: &toml::Value, schema: &serde_json::Value, path: &str) {
-        match value {
-            toml::Value::Table(table) if schema.get("properties").is_some() => {
-                for (key, value) in table {
-                    let property = &schema["properties"][key];
-                    assert!(property.is_object(), "{path}.{key}");
-                    walk(value, property, &format!("{path}.{key}"));
-                }
+        if let (Some(table), Some(properties)) = (value.as_table(), schema.get("properties")) {
+            for (key, value) in table {
+                assert!(properties[key].is_object(), "{path}.{key}");
+                walk(value, &properties[key], &format!("{path}.{key}"));
             }
-            toml::Value::Array(items) => items.iter().for_each(|item| walk(item, &schema["items"], path)),
-            _ => {}
+        }
+        for item in value.as_array().into_iter().flatten() {
+            walk(item, &schema["items"], path);
         }
     }
     walk(&toml::from_str(GATEWAY).unwrap(), &schema(SchemaOf::Gateway), "gateway");
@@ -314,4 +314,41 @@ fn every_key_of_the_design_s_files_is_in_the_schema() {
     let modbus = &schema(SchemaOf::Mapping)["properties"]["modbus"]["items"];
     assert_eq!(modbus["required"], serde_json::json!(["name"]));
     assert_eq!(modbus["additionalProperties"], false);
+}
+
+/// What a message proposes to write must not be refused in its turn.
+#[test]
+fn every_key_s_example_and_default_is_one_that_it_takes() {
+    fn walk(def: &'static keys::TableDef) {
+        for key in def.keys {
+            if let keys::Kind::Table(inner) | keys::Kind::Tables(inner) = key.kind {
+                walk(inner);
+            }
+            let default = match key.default {
+                keys::Default::Integer(number) => number.to_string(),
+                keys::Default::Number(number) => format!("{number:?}"),
+                keys::Default::Text(text) => format!("{text:?}"),
+                keys::Default::Boolean(_)
+                | keys::Default::Required
+                | keys::Default::None
+                | keys::Default::Said(_)
+                | keys::Default::Texts(_) => String::new(),
+            };
+            for value in [key.example, &default] {
+                if value.is_empty() {
+                    continue;
+                }
+                let report = diagnostic::Report::default();
+                let root = document::parse(&"x".into(), &format!("{} = {value}", key.name), &report).unwrap();
+                reader::Table::open(&root, def, &report);
+                let found = report.into_sorted(&[]);
+                let about_it = found.iter().find(|found| found.place.column > 1);
+                assert!(about_it.is_none(), "{} {}: {about_it:?}", def.title, key.name);
+            }
+            assert_eq!(key.doc.is_empty(), matches!(key.kind, keys::Kind::Refused(..)), "{}", key.name);
+        }
+    }
+    walk(&keys::GATEWAY_FILE);
+    walk(&keys::MAPPING_FILE);
+    walk(&keys::PROFILE_FILE);
 }
