@@ -102,6 +102,11 @@ type Result<T> = std::result::Result<T, StoreError>;
 
 impl Pass<'_> {
     pub(super) fn apply(&mut self, work: &Work) -> Result<()> {
+        // First, so that no bound drops and counts what its destination has. An append of the same transaction
+        // looks itself whether it was delivered from memory.
+        for (dest, set) in work.delivered() {
+            self.delivered(dest, set)?;
+        }
         for op in work.ops() {
             match op {
                 Op::OpenDestination { dest, name, queue } => self.open(*dest, name, *queue)?,
@@ -115,9 +120,6 @@ impl Pass<'_> {
             }
         }
         self.write_segment()?;
-        for (dest, set) in work.delivered() {
-            self.delivered(dest, set)?;
-        }
         for (space, key, value) in work.kept() {
             tables::keep(self.conn, space, key, value)?;
         }
