@@ -152,6 +152,10 @@ impl Pass<'_> {
     }
 
     fn append(&mut self, stored: Stored, to: &[DestId], work: &Work) -> Result<()> {
+        if stored.seq >= self.reserved {
+            self.reserved = stored.seq.saturating_add(RESERVE);
+            tables::reserve(self.conn, self.reserved)?;
+        }
         let cost = stored.message.cost() as u64;
         let mut takers = Vec::with_capacity(to.len());
         for dest in to {
@@ -181,11 +185,7 @@ impl Pass<'_> {
 
     fn write_segment(&mut self) -> Result<()> {
         let segment = std::mem::take(&mut self.segment);
-        let (Some(first), Some(last)) = (segment.first(), segment.messages().last()) else { return Ok(()) };
-        if last.seq >= self.reserved {
-            self.reserved = last.seq + RESERVE;
-            tables::reserve(self.conn, self.reserved)?;
-        }
+        let Some(first) = segment.first() else { return Ok(()) };
         let at = segment.at();
         let dests: Vec<DestId> = segment.shares().map(|(dest, _)| dest).collect();
         tables::put_segment(self.conn, first, &dests, &encode::segment(segment.messages()))?;
