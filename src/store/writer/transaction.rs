@@ -102,6 +102,11 @@ type Result<T> = std::result::Result<T, StoreError>;
 
 impl Pass<'_> {
     pub(super) fn apply(&mut self, work: &Work) -> Result<()> {
+        // First, so that no bound drops and counts what its destination has. An append of the same transaction
+        // looks itself whether it was delivered from memory.
+        for (dest, set) in work.delivered() {
+            self.delivered(dest, set)?;
+        }
         for op in work.ops() {
             match op {
                 Op::OpenDestination { dest, name, queue } => self.open(*dest, name, *queue)?,
@@ -115,9 +120,6 @@ impl Pass<'_> {
             }
         }
         self.write_segment()?;
-        for (dest, set) in work.delivered() {
-            self.delivered(dest, set)?;
-        }
         for (space, key, value) in work.kept() {
             tables::keep(self.conn, space, key, value)?;
         }
@@ -150,6 +152,10 @@ impl Pass<'_> {
     }
 
     fn append(&mut self, stored: Stored, to: &[DestId], work: &Work) -> Result<()> {
+        if stored.seq >= self.reserved {
+            self.reserved = stored.seq.saturating_add(RESERVE);
+            tables::reserve(self.conn, self.reserved)?;
+        }
         let cost = stored.message.cost() as u64;
         let mut takers = Vec::with_capacity(to.len());
         for dest in to {
@@ -179,11 +185,7 @@ impl Pass<'_> {
 
     fn write_segment(&mut self) -> Result<()> {
         let segment = std::mem::take(&mut self.segment);
-        let (Some(first), Some(last)) = (segment.first(), segment.messages().last()) else { return Ok(()) };
-        if last.seq >= self.reserved {
-            self.reserved = last.seq + RESERVE;
-            tables::reserve(self.conn, self.reserved)?;
-        }
+        let Some(first) = segment.first() else { return Ok(()) };
         let at = segment.at();
         let dests: Vec<DestId> = segment.shares().map(|(dest, _)| dest).collect();
         tables::put_segment(self.conn, first, &dests, &encode::segment(segment.messages()))?;
