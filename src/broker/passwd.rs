@@ -20,7 +20,9 @@ pub enum PasswordError {
     Empty,
     #[error("not an argon2id hash: make one with `fieldgate passwd`")]
     NotArgon2id,
-    #[error("the hash asks for more than {MEMORY_KIB_MAX} KiB or {PASSES_MAX} passes: make another with `fieldgate passwd`")]
+    #[error(
+        "the hash asks for more than {MEMORY_KIB_MAX} KiB or {PASSES_MAX} passes: make another with `fieldgate passwd`"
+    )]
     TooDear,
     #[error("the password could not be hashed: {0}")]
     Hash(String),

@@ -122,7 +122,8 @@ mod tests {
         for topic in ["a", "a/b", "a/b/c", "ab", "b/b", "$SYS/x"] {
             retained.set(&message(topic, "1"), false);
         }
-        let found = |filter: &str| retained.matching(filter).map(|topic| topic.to_string()).collect::<Vec<_>>().join(" ");
+        let found =
+            |filter: &str| retained.matching(filter).map(|topic| topic.to_string()).collect::<Vec<_>>().join(" ");
         assert_eq!(found("a/#"), "a a/b a/b/c");
         assert_eq!(found("+/b"), "a/b b/b");
         assert_eq!(found("#"), "a a/b a/b/c ab b/b");

@@ -29,14 +29,7 @@ struct Node<K, V> {
 
 impl<K, V> Node<K, V> {
     fn new(parent: usize, name: &str) -> Self {
-        Self {
-            parent,
-            name: name.into(),
-            named: HashMap::new(),
-            plus: None,
-            here: Vec::new(),
-            below: Vec::new(),
-        }
+        Self { parent, name: name.into(), named: HashMap::new(), plus: None, here: Vec::new(), below: Vec::new() }
     }
 
     fn is_empty(&self) -> bool {
