@@ -245,7 +245,7 @@ fn properties(list: &[Property]) -> Result<Taken, Reason> {
     for property in list {
         #[allow(clippy::wildcard_enum_match_arm, reason = "any other property is an error here")]
         match property {
-            Property::PayloadFormatIndicator(p) => once(&mut given.payload_format, p.val() as u8)?,
+            Property::PayloadFormatIndicator(p) => once(&mut given.payload_format, p.val())?,
             Property::ContentType(p) => once(&mut given.content_type, text(p.val())?.to_owned())?,
             Property::ResponseTopic(p) => once(&mut given.response_topic, text(p.val())?.to_owned())?,
             Property::CorrelationData(p) => once(&mut given.correlation_data, Bytes::copy_from_slice(p.val()))?,
@@ -287,10 +287,10 @@ fn subscribe(body: &Bytes, version: Version) -> Result<Packet, Reason> {
     } else {
         let packet = exact(v5_0::Subscribe::parse(body), body)?;
         for property in packet.props() {
-            if let Property::SubscriptionIdentifier(p) = property {
-                if p.val() == 0 || identifier.replace(p.val()).is_some() {
-                    return Err(Reason::ProtocolError);
-                }
+            if let Property::SubscriptionIdentifier(p) = property
+                && (p.val() == 0 || identifier.replace(p.val()).is_some())
+            {
+                return Err(Reason::ProtocolError);
             }
         }
         parsed = packet.entries().clone();

@@ -14,23 +14,33 @@ const SHARE_PAYLOAD_FROM: usize = 4096;
 #[derive(Debug, Default)]
 pub(crate) struct OutBuffer {
     chunks: VecDeque<Bytes>,
+    /// Bytes in `chunks`.
+    shared: usize,
     tail: BytesMut,
 }
 
 impl OutBuffer {
     pub(crate) fn pop(&mut self) -> Option<Bytes> {
-        self.chunks.pop_front().or_else(|| (!self.tail.is_empty()).then(|| self.tail.split().freeze()))
+        if let Some(chunk) = self.chunks.pop_front() {
+            self.shared -= chunk.len();
+            return Some(chunk);
+        }
+        (!self.tail.is_empty()).then(|| self.tail.split().freeze())
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.chunks.clear();
-        self.tail.clear();
+    pub(crate) fn len(&self) -> usize {
+        self.shared + self.tail.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     fn put_shared(&mut self, payload: &Bytes) {
         if payload.len() < SHARE_PAYLOAD_FROM {
             self.tail.extend_from_slice(payload);
         } else {
+            self.shared += self.tail.len() + payload.len();
             if !self.tail.is_empty() {
                 self.chunks.push_back(self.tail.split().freeze());
             }

@@ -95,7 +95,7 @@ impl Guard {
     /// 128 bits under keys that nobody outside this process has; the password itself is not kept.
     fn fingerprint(&self, user: &UserSpec, password: &[u8]) -> (u64, u64) {
         let material = (&user.name, &user.password_hash, password);
-        (self.keys.0.hash_one(&material), self.keys.1.hash_one(&material))
+        (self.keys.0.hash_one(material), self.keys.1.hash_one(material))
     }
 }
 
