@@ -4,12 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tracing::warn;
 
-use crate::broker::api::{AckToken, ConnId, Input, Output as BrokerOutput, Refusal, Secret};
-use crate::broker::core::Broker;
-use crate::broker::packet::Reason;
+use crate::broker::{AckToken, Broker, Input, Output as BrokerOutput, Refusal};
 use crate::clock::Now;
 use crate::clocksync::ClockState;
 use crate::command::{Command, NotDone, Outcome};
@@ -28,9 +25,9 @@ use crate::uplink::status::{UplinkEvent, UplinkStatus};
 /// What the task is to do next.
 #[derive(Debug)]
 pub enum Output {
-    Send { conn: ConnId, data: Bytes },
-    Close { conn: ConnId, reason: Reason },
-    CheckPassword { conn: ConnId, hash: Arc<str>, password: Secret },
+    /// For the broker's sockets.
+    Net(BrokerOutput),
+    /// Read a session's queue.
     Load { dest: DestId, after: Option<Seq>, max_bytes: usize },
     Commit(Batch),
     /// Where the bus has no room for it, [`Core::undeliverable`] answers the command.
@@ -43,6 +40,8 @@ pub enum Output {
 enum Waiter {
     Client(AckToken),
     Upstream { uplink: u16, token: Token },
+    /// A session's queue is read once everything appended so far can be: what it was told of is then there.
+    Load { dest: DestId, after: Option<Seq>, max_bytes: usize },
 }
 
 /// One bus of the run.
@@ -83,6 +82,8 @@ pub struct Core {
     next_seq: Seq,
     pub(super) store: Option<StoreStatus>,
     pub(super) counters: Counters,
+    /// Those who are told after the commit of what this turn brought.
+    waiting: Vec<Waiter>,
     outputs: VecDeque<Output>,
 }
 
@@ -101,6 +102,7 @@ impl Core {
             next_seq,
             store: None,
             counters: Counters::default(),
+            waiting: Vec::new(),
             outputs: VecDeque::new(),
         }
     }
@@ -309,14 +311,21 @@ impl Core {
 
     fn answer(&mut self, now: Now, answers: Vec<Answer>) {
         for Answer { message, behalf } in answers {
-            let allowed = match (behalf, &self.broker) {
-                (Some(Origin::Session(session)), Some(broker)) => broker.may_publish(session, &message.topic),
-                // Upstream may only have answers on topics that it would be told of anyway.
-                (Some(Origin::Uplink(_)), _) | (None | Some(Origin::Gateway), _) => true,
-                (Some(Origin::Session(_)), None) => false,
-            };
-            if allowed {
-                self.publish(now, &Arc::new(message), Origin::Gateway, false, None);
+            let message = Arc::new(message);
+            match behalf {
+                // Upstream chose the topic: the answer goes there, and is nobody's business here.
+                Some(Origin::Uplink(id)) => {
+                    if let Some(dest) = self.uplinks.get(&id).map(|uplink| uplink.dest) {
+                        // A full batch is counted there; the result has its own topic as well.
+                        let _ = self.append(now, &message, Origin::Gateway, vec![dest]);
+                    }
+                }
+                Some(peer @ Origin::Session(_)) => {
+                    if self.broker.as_ref().is_some_and(|broker| broker.may_publish(peer, &message.topic)) {
+                        self.publish(now, &message, Origin::Gateway, false, None);
+                    }
+                }
+                None | Some(Origin::Gateway) => self.publish(now, &message, Origin::Gateway, false, None),
             }
         }
     }
@@ -324,19 +333,23 @@ impl Core {
     fn drain_broker(&mut self, now: Now) {
         while let Some(output) = self.broker.as_mut().and_then(Broker::poll_output) {
             match output {
-                BrokerOutput::Send { conn, data } => self.outputs.push_back(Output::Send { conn, data }),
-                BrokerOutput::Close { conn, reason } => self.outputs.push_back(Output::Close { conn, reason }),
-                BrokerOutput::CheckPassword { conn, hash, password } => {
-                    self.outputs.push_back(Output::CheckPassword { conn, hash, password });
-                }
                 BrokerOutput::Publish { message, origin, dup, ack, .. } => {
                     self.publish(now, &message, origin, dup, ack.map(Waiter::Client));
                 }
                 BrokerOutput::Store(op) => self.push(now, op),
-                BrokerOutput::Barrier(token) => self.wait(now, Waiter::Client(token)),
+                BrokerOutput::Barrier(token) => self.waiting.push(Waiter::Client(token)),
                 BrokerOutput::Load { dest, after, max_bytes } => {
-                    self.outputs.push_back(Output::Load { dest, after, max_bytes });
+                    self.waiting.push(Waiter::Load { dest, after, max_bytes });
                 }
+                net @ (BrokerOutput::Send { .. } | BrokerOutput::Close { .. } | BrokerOutput::CheckPassword { .. }) => {
+                    self.outputs.push_back(Output::Net(net));
+                }
+            }
+        }
+        // Only now does the open batch hold everything that they wait for.
+        for waiter in std::mem::take(&mut self.waiting) {
+            if let Some(waiter) = self.committer.wait(waiter) {
+                self.tell(now, waiter, Ok(()));
             }
         }
     }
@@ -346,21 +359,22 @@ impl Core {
         self.counters.published += 1;
         let mut to = Vec::new();
         self.routes.upstream(message, origin, &mut to);
-        let route = self.broker.as_ref().map(|broker| broker.route(message, origin));
+        let route = self.broker.as_mut().map(|broker| broker.route(now, message, origin));
+        let mut commits = !to.is_empty();
         if let Some(route) = &route {
             to.extend(route.durable());
+            commits |= route.needs_commit();
         }
-        let mut stored = Ok(None);
-        if !to.is_empty() {
-            stored = self.append(now, message, origin, to);
-        }
-        if let (Some(broker), Some(route)) = (&mut self.broker, route) {
-            broker.deliver(now, message, origin, &route, stored.unwrap_or_default());
+        let stored = if to.is_empty() { Ok(None) } else { self.append(now, message, origin, to) };
+        if let (Some(broker), Some(route)) = (&mut self.broker, &route) {
+            broker.deliver_live(now, route, message);
+            // At once, not after the commit: whoever is connected does not wait for the disk.
+            broker.deliver_stored(now, route, message, stored.unwrap_or_default());
         }
         match (waiter, stored) {
             (None, _) => {}
-            (Some(waiter), Ok(Some(_))) => self.wait(now, waiter),
-            (Some(waiter), Ok(None)) => self.tell(now, waiter, Ok(())),
+            (Some(waiter), Ok(_)) if commits => self.waiting.push(waiter),
+            (Some(waiter), Ok(_)) => self.tell(now, waiter, Ok(())),
             (Some(waiter), Err(refusal)) => self.tell(now, waiter, Err(refusal)),
         }
         if origin != Origin::Gateway
@@ -406,12 +420,6 @@ impl Core {
         }
     }
 
-    fn wait(&mut self, now: Now, waiter: Waiter) {
-        if let Some(waiter) = self.committer.wait(waiter) {
-            self.tell(now, waiter, Ok(()));
-        }
-    }
-
     fn settle(&mut self, now: Now, ticket: u64, result: Result<(), Refusal>) {
         for waiter in self.committer.settled(ticket) {
             self.tell(now, waiter, result);
@@ -430,6 +438,9 @@ impl Core {
                 self.outputs.push_back(Output::AcknowledgeUpstream { uplink, token });
             }
             Waiter::Upstream { .. } => {}
+            Waiter::Load { dest, after, max_bytes } => {
+                self.outputs.push_back(Output::Load { dest, after, max_bytes });
+            }
         }
     }
 }
