@@ -242,3 +242,32 @@ fn a_test_that_is_wrong_is_named_with_its_place() {
         ],
     );
 }
+
+#[test]
+fn two_buses_on_one_serial_line_are_named_both() {
+    each_mapping(
+        BUS,
+        &[(
+            "device = []\n[[modbus]]\nname = 'c'\nserial = '/dev/x'\ndevice = []",
+            &["7:10: error: a second bus on `/dev/x`; the first is at mappings/m.toml:3:10; put the devices of both"],
+        )],
+    );
+}
+
+#[test]
+fn a_topic_for_commands_is_no_other_point_s() {
+    each_mapping(
+        "[[modbus]]\nname = 'b'\ntcp = 'h'\n",
+        &[(
+            "[[modbus.device]]\nname = 'd'\ntopic = 'x'\n[[modbus.device.point]]\nname = 'p'\ncoil = 0\nwrite = {}\n\
+             [[modbus.device]]\nname = 'e'\nunit = 2\ntopic = 'x/set'\n[[modbus.device.point]]\nname = 'p'\ncoil = 0\n",
+            &["16:8: error: the topic `x/set` is also that of the point at mappings/m.toml:8:8"],
+        )],
+    );
+}
+
+#[test]
+fn a_key_as_long_as_the_file_does_not_make_a_message_as_long() {
+    let outcome = files("", &format!("{} = 1", "k".repeat(1 << 20))).compile();
+    assert!(outcome.diagnostics[0].to_string().len() < 2_000);
+}
