@@ -31,7 +31,7 @@ fn a_gateway_file_that_is_wrong_is_named_with_its_place() {
             &[
                 "1:1: warning: the broker has no listener",
                 "3:28: error: `a/#/b` is no topic filter",
-                "3:37: error: `subscribe` holds an integer",
+                "3:37: error: `subscribe` holds 7; expected texts in quotes",
                 "3:40: error: `{usr}` is no placeholder (did you mean `{user}`?)",
                 "3:51: error: `{device}` has no meaning here",
             ],

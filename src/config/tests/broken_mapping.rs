@@ -158,10 +158,7 @@ fn a_point_that_is_wrong_is_named_with_its_place() {
             ),
             ("holding = 1\ndecimals = 10", &["9:12: error: `decimals` is 10; expected an integer from 0 to 9"]),
             ("holding = 1\nscale = 0", &["9:9: error: `scale` is 0"]),
-            (
-                "holding = 1\nscale = nan",
-                &["9:9: error: `scale` is a number with a fraction; expected a finite number"],
-            ),
+            ("holding = 1\nscale = nan", &["9:9: error: `scale` is NaN; expected a finite number"]),
             ("holding = 1\nmap = { on = 'x' }", &["9:14: error: `map` has the key `on`; expected integers as keys"]),
             ("holding = 1\ntype = 'f32'\nmap = { 1 = 'x' }", &["10:1: error: `map` belongs to integers and bools"]),
             ("holding = 1\nmap = { 65536 = 'x' }", &["9:7: warning: `map` names 65536, which this type never holds"]),
