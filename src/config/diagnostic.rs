@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+/// What a file brings into a message (a key as long as the file) does not make it longer than this.
+const MESSAGE_CHARS_MAX: usize = 400;
+
 /// A place in a file; lines and columns count from 1, columns in characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Place {
@@ -61,6 +64,10 @@ impl Diagnostic {
     }
 
     fn new(severity: Severity, place: &Place, message: String) -> Self {
+        let message = match message.char_indices().nth(MESSAGE_CHARS_MAX) {
+            Some((end, _)) => format!("{}…", &message[..end]),
+            None => message,
+        };
         Self { place: place.clone(), severity, message, expected: None, help: None }
     }
 

@@ -222,23 +222,21 @@ fn mismatch<'n>(kind: &Kind, node: &'n Node) -> Option<(&'n Node, String, String
         (Kind::Integer(least, most), _) => wrong(&range(*least, *most)),
         (Kind::Number | Kind::NumberOrBoolean | Kind::Scalar, Value::Integer(Some(_))) => None,
         (Kind::Number | Kind::NumberOrBoolean | Kind::Scalar, Value::Float(number)) if number.is_finite() => None,
+        (Kind::Number | Kind::NumberOrBoolean | Kind::Scalar, Value::Float(number)) => {
+            Some((node, format!("is {number}"), "a finite number".to_owned()))
+        }
         (Kind::Number, _) => wrong("a finite number, without quotes"),
         (Kind::NumberOrBoolean, _) => wrong("a finite number, or true or false"),
         (Kind::Scalar, _) => wrong("a finite number, a text in quotes, or true or false"),
         (Kind::Deadband, _) => deadband(node).is_none().then(|| {
             (node, "cannot be read".to_owned(), "a number not below zero, or a text with a percentage".to_owned())
         }),
-        (Kind::TextList, Value::List(items)) => {
-            let odd = items.iter().find(|item| !matches!(item.value, Value::Text(_)))?;
-            Some((odd, format!("holds {}", odd.kind()), "texts in quotes".to_owned()))
-        }
+        (Kind::TextList, Value::List(items)) => odd_item(items, "texts in quotes", |item| item.as_text().is_some()),
+        (Kind::Tables(_), Value::List(items)) => odd_item(items, "tables", |item| item.as_table().is_some()),
+        (Kind::IntegerList(least, most), Value::List(items)) => odd_item(items, &range(*least, *most), |item| {
+            item.as_integer().is_some_and(|number| (*least..=*most).contains(&number))
+        }),
         (Kind::TextList, _) => wrong("a list of texts"),
-        (Kind::IntegerList(least, most), Value::List(items)) => {
-            let fits =
-                |item: &&Node| matches!(item.value, Value::Integer(Some(number)) if (*least..=*most).contains(&number));
-            let odd = items.iter().find(|item| !fits(item))?;
-            Some((odd, "holds something else than its list takes".to_owned(), range(*least, *most)))
-        }
         (Kind::IntegerList(..), _) => wrong("a list of integers"),
         (Kind::NameMap, Value::Table(names)) => names.iter().find_map(|(number, name)| {
             if number.parse::<i64>().is_err() {
@@ -248,15 +246,18 @@ fn mismatch<'n>(kind: &Kind, node: &'n Node) -> Option<(&'n Node, String, String
             (!is_text).then(|| (&name.node, format!("gives {number} {}", name.node.kind()), "a text".to_owned()))
         }),
         (Kind::Table(_) | Kind::NameMap, _) => wrong("a table"),
-        (Kind::Tables(_), Value::List(items)) => {
-            let odd = items.iter().find(|item| !matches!(item.value, Value::Table(_)))?;
-            Some((odd, format!("holds {}", odd.kind()), "tables".to_owned()))
-        }
         (Kind::Tables(def), Value::Table(_)) => {
             Some((node, "is one table".to_owned(), format!("a list of tables, with double brackets: {}", def.title)))
         }
         (Kind::Tables(_), _) => wrong("a list of tables"),
     }
+}
+
+/// The first item that does not fit, as [`mismatch`] tells it.
+fn odd_item<'n>(items: &'n [Node], expected: &str, fits: impl Fn(&Node) -> bool) -> Option<(&'n Node, String, String)> {
+    let odd = items.iter().find(|item| !fits(item))?;
+    let found = odd.as_integer().map_or_else(|| odd.kind().to_owned(), |number| number.to_string());
+    Some((odd, format!("holds {found}"), expected.to_owned()))
 }
 
 /// A deadband's number, and whether it is a percentage.

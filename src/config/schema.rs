@@ -56,7 +56,9 @@ fn property(key: &Key) -> Value {
 fn kind(kind: &Kind) -> Value {
     match kind {
         Kind::Text => json!({ "type": "string" }),
-        Kind::Name => json!({ "type": "string", "minLength": 1, "maxLength": 128, "pattern": r"^[^/+#{}\p{Cc}]+$" }),
+        Kind::Name => {
+            json!({ "type": "string", "minLength": 1, "maxLength": 128, "pattern": r"^[^/+#{}\x00-\x1f\x7f]+$" })
+        }
         Kind::Choice(choices) => json!({ "enum": choices }),
         Kind::Integer(least, i64::MAX) => json!({ "type": "integer", "minimum": least }),
         Kind::Integer(least, most) => json!({ "type": "integer", "minimum": least, "maximum": most }),

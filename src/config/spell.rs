@@ -10,6 +10,7 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
     }
     known
         .into_iter()
+        .filter(|candidate| candidate.len() <= 4 * WORD_CHARS_MAX)
         .filter_map(|candidate| {
             let far = distance(word, candidate);
             (far <= (candidate.chars().count().max(word.chars().count()) / 3).max(1)).then_some((far, candidate))

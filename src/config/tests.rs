@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 
 mod broken;
+mod broken_mapping;
 mod hostile;
 mod right;
 
@@ -59,4 +60,33 @@ fn files(gateway: &str, mapping: &str) -> Memory {
 
 fn lines(outcome: &Outcome) -> Vec<String> {
     outcome.diagnostics.iter().map(ToString::to_string).collect()
+}
+
+const BUS: &str = "[[modbus]]\nname = 'b'\nserial = '/dev/x'\n";
+const DEVICE: &str = "[[modbus]]\nname = 'b'\nserial = '/dev/x'\n[[modbus.device]]\nname = 'd'\n";
+/// A device and the beginning of its point: what follows is line 8.
+const POINT: &str =
+    "[[modbus]]\nname = 'b'\nserial = '/dev/x'\n[[modbus.device]]\nname = 'd'\n[[modbus.device.point]]\nname = 'p'\n";
+
+fn assert_lines(outcome: &Outcome, expected: &[&str]) {
+    let found = lines(outcome);
+    let fits = found.len() == expected.len() && found.iter().zip(expected).all(|(line, begin)| line.starts_with(begin));
+    assert!(fits, "found\n{}\nexpected\n{}", found.join("\n"), expected.join("\n"));
+}
+
+/// Each mapping, and what is found in it, without the file's name.
+fn each_mapping(begin: &str, cases: &[(&str, &[&str])]) {
+    for (rest, expected) in cases {
+        let expected: Vec<String> = expected.iter().map(|line| format!("mappings/m.toml:{line}")).collect();
+        let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+        assert_lines(&files("", &format!("{begin}{rest}")).compile(), &expected);
+    }
+}
+
+fn each_gateway(cases: &[(&str, &[&str])]) {
+    for (gateway, expected) in cases {
+        let expected: Vec<String> = expected.iter().map(|line| format!("gw.toml:{line}")).collect();
+        let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+        assert_lines(&files(gateway, &format!("{POINT}holding = 0")).compile(), &expected);
+    }
 }

@@ -11,6 +11,7 @@ use crate::hub::topics;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum NameOf {
     Bus,
+    SerialLine,
     Device,
     Uplink,
     User,
@@ -27,16 +28,17 @@ impl Names {
     pub(super) fn claim(&self, of: NameOf, name: &str, place: &Place, report: &Report) {
         let what = match of {
             NameOf::Bus => "bus",
+            NameOf::SerialLine => "bus on",
             NameOf::Device => "device",
             NameOf::Uplink => "uplink",
             NameOf::User => "user",
         };
+        let mend = match of {
+            NameOf::SerialLine => "put the devices of both under one `[[modbus]]`",
+            NameOf::Bus | NameOf::Device | NameOf::Uplink | NameOf::User => "give one of them another name",
+        };
         if let Some(first) = self.taken.borrow().get(&(of, name.to_owned())) {
-            report.error(
-                place,
-                format!("a second {what} `{name}`; the first is at {first}"),
-                "give one of them another name",
-            );
+            report.error(place, format!("a second {what} `{name}`; the first is at {first}"), mend);
             return;
         }
         self.taken.borrow_mut().insert((of, name.to_owned()), place.clone());

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::Context;
+use super::names::NameOf;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::reader::Table;
 use crate::modbus::spec::{Endpoint, Framing, Parity, SerialSpec, TlsSpec, Transport};
@@ -65,6 +66,7 @@ fn serial(table: &Table<'_>, cx: &Context<'_>) -> Option<SerialSpec> {
         cx.report.error(table.place("serial"), "`serial` names no device", "write, say, `serial = \"/dev/ttyUSB0\"`");
         return None;
     }
+    cx.names.claim(NameOf::SerialLine, path, table.place("serial"), &cx.report);
     let parity = match table.text("parity") {
         Some("none") => Parity::None,
         Some("odd") => Parity::Odd,
