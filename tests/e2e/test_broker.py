@@ -55,8 +55,9 @@ def as_mosquitto(directory, port, users, anonymous, listeners):
     made = Mosquitto(directory, "", port=port, listener=False)
     text = f"allow_anonymous {'true' if anonymous else 'false'}\n"
     for listener in listeners:
-        text += f"listener {listener['port']} 127.0.0.1\n"
-        if listener.get("transport"):
+        web = listener.get("transport")
+        text += f"listener {listener['port']}{'' if web else ' 127.0.0.1'}\n"
+        if web:
             text += "protocol websockets\n"
         if listener.get("tls"):
             tls = listener["tls"]
@@ -239,6 +240,7 @@ def test_a_durable_session_and_its_queue_outlive_a_kill(open_broker, client, ver
     assert back.wait_for("q/1", lambda m: m.text == "after"), "its subscription is gone"
 
 
+@pytest.mark.fieldgate_only  # Mosquitto 2.0.11 loses them
 @VERSIONS
 def test_what_was_not_acknowledged_comes_again_after_a_kill(open_broker, client, version):
     slow = client(open_broker, client_id="slow", version=version, clean=False, manual_ack=True)
@@ -289,6 +291,7 @@ def test_a_wrong_password_and_an_unknown_user_are_refused(broker, client, versio
             client(made, version=version, user=user, password=password)
 
 
+@pytest.mark.fieldgate_only  # Mosquitto 2.0.11 closes the connection after a refusal
 def test_a_client_reads_and_writes_what_its_rules_allow_and_nothing_else(broker, client):
     made = broker(
         users={
@@ -402,6 +405,7 @@ def test_the_sys_topics_tell_about_the_broker(open_broker, client):
     assert not any(m.topic.startswith("$SYS") for m in plain.all())
 
 
+@pytest.mark.fieldgate_only  # Mosquitto 2.0.11 opens no WebSocket listener where there is no IPv6
 @VERSIONS
 def test_websocket_clients_talk_to_the_others(broker, client, version):
     listeners = [{"port": free_port()}, {"port": free_port(), "transport": "websocket"}]
