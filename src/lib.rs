@@ -4,11 +4,13 @@
 //! sockets, clocks and spawns stand only in `main.rs`, `gateway/`, the store's writer and files named `task.rs`.
 
 pub mod broker;
+pub mod check;
 pub mod clock;
 pub mod clocksync;
 pub mod command;
 pub mod config;
 pub mod driver;
+pub mod gateway;
 pub mod hub;
 pub mod mapping;
 pub mod message;

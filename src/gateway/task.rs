@@ -65,7 +65,8 @@ struct Gateway {
     topics: StatusTopics,
     buses: BTreeMap<BusId, BusTask>,
     uplinks: BTreeMap<u16, UplinkTask>,
-    net: Net,
+    /// With a broker only.
+    net: Option<Net>,
     status: Option<JoinHandle<()>>,
     store: StoreHandle,
     next: Next,
@@ -189,7 +190,13 @@ impl Gateway {
         let now = Now::read();
         let boot = Boot::new(boot_id());
         let opened = open_store(&plan, &boot, now)?;
-        let (net, client) = Net::new(limits(&plan));
+        let (net, client) = match &plan.broker {
+            Some(broker) => {
+                let (net, client) = Net::new(broker.limits);
+                (Some(net), client)
+            }
+            None => (None, mpsc::channel(1).1),
+        };
         let (bus_tx, bus) = mpsc::channel(BUS_EVENTS);
         let (uplink_tx, uplink) = mpsc::channel(UPLINK_EVENTS);
         let (question_tx, question) = mpsc::channel(QUESTIONS);
@@ -227,8 +234,9 @@ impl Gateway {
 
     /// Binds what is to be bound: the only part of a start or a reload that can fail.
     async fn listen(&mut self, plan: &Plan) -> anyhow::Result<()> {
-        let listeners = plan.broker.as_ref().map_or(&[][..], |broker| &broker.listeners);
-        self.net.configure(listeners, limits(plan)).await?;
+        if let (Some(net), Some(broker)) = (&mut self.net, &plan.broker) {
+            net.configure(&broker.listeners, broker.limits).await?;
+        }
         if self.status.is_some() && plan.status == self.plan.status {
             return Ok(());
         }
@@ -373,8 +381,10 @@ impl Gateway {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Net(output) => {
-                    // The core keeps back what is not the sockets'.
-                    let _ = self.net.apply(output);
+                    if let Some(net) = &self.net {
+                        // The core keeps back what is not the sockets'.
+                        let _ = net.apply(output);
+                    }
                 }
                 Output::Commit(batch) => {
                     // The channel holds as many batches as the core has under way.
@@ -426,6 +436,9 @@ impl Gateway {
         tokio::select! {
             () = parts::join(handles, BUSES_STOP_WITHIN) => {}
             () = drain => {}
+        }
+        while let Ok(event) = receivers.bus.try_recv() {
+            self.core.bus(now, event);
         }
         for id in self.core.buses.keys().copied().collect::<Vec<_>>() {
             self.core.remove_bus(now, id);
@@ -492,10 +505,6 @@ fn open_store(plan: &Plan, boot: &Boot, now: Now) -> anyhow::Result<Opened> {
         }
     }
     Ok(opened)
-}
-
-fn limits(plan: &Plan) -> crate::broker::spec::Limits {
-    plan.broker.as_ref().map_or_else(crate::broker::spec::Limits::closed, |broker| broker.limits)
 }
 
 /// The queues of uplinks that earlier runs left, by the uplinks' names.
