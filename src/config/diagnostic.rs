@@ -55,6 +55,10 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
     pub fn error(place: &Place, message: impl Into<String>) -> Self {
         Self::new(Severity::Error, place, message.into())
     }

@@ -2,8 +2,7 @@
 
 use tokio::sync::watch;
 
-use crate::store::writer::StoreHandle;
-use crate::store::{DestId, Order, Seq, Stored};
+use crate::store::{DestId, Order, Seq, StoreHandle, Stored};
 use crate::uplink::queue::Queue;
 
 #[derive(Clone, Debug)]

@@ -27,8 +27,7 @@ use crate::sample::BusId;
 use crate::status;
 use crate::status::snapshot::Snapshot;
 use crate::status::topics::StatusTopics;
-use crate::store::writer::{self, Destination, Note, Opened, StoreHandle};
-use crate::store::{DestId, Op, Order, StoreEvent};
+use crate::store::{self, DestId, Destination, Note, Op, Opened, Order, StoreEvent, StoreHandle};
 use crate::uplink::spec::UplinkSpec;
 use crate::uplink::status::{UplinkControl, UplinkEvent};
 
@@ -490,7 +489,7 @@ impl Gateway {
 
 fn open_store(plan: &Plan, boot: &Boot, now: Now) -> anyhow::Result<Opened> {
     let folder = &plan.gateway.state_dir;
-    let opened = writer::open(folder, boot.id().clone(), now)
+    let opened = store::open(folder, boot.id().clone(), now)
         .with_context(|| format!("cannot open the store in {}", folder.display()))?;
     for note in &opened.notes {
         match note {

@@ -267,7 +267,7 @@ fn a_point_with_an_address_replaces_the_profile_s_and_one_without_changes_single
     let (setpoint, rule) = find("setpoint");
     assert_eq!((setpoint.address, rule.kind), (100, Kind::Integer { min: 0, max: 15 }));
     let write = rule.write.as_ref().unwrap();
-    assert_eq!((write.ttl, write.readback, write.write_equal), (Duration::from_secs(5), false, true));
+    assert_eq!((write.ttl, write.readback, write.write_equal), (Duration::from_secs(5), false, false));
     assert!(setpoint.write.is_some());
 }
 
