@@ -3,5 +3,6 @@
 pub mod core;
 mod parts;
 mod queue;
+pub mod service;
 pub mod snapshot;
 pub mod task;
