@@ -130,6 +130,8 @@ pub enum StoreError {
     Corrupt(String),
     #[error("{path} can be opened now and was not at the start: restart the gateway to take it up", path = .path.display())]
     FoundLate { path: PathBuf },
+    #[error("the store's file can only be read: {0}")]
+    ReadOnly(String),
     #[error("SQLite: {0}")]
     Sqlite(#[from] rusqlite::Error),
     #[error("the writer's thread cannot start: {0}")]

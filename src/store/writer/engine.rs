@@ -20,6 +20,8 @@ use super::transaction::{Cache, Clocks, Done, Pass, Queues};
 use crate::clock::Now;
 
 const RETRY: Duration = Duration::from_secs(1);
+/// Where the file has to be opened again, which reads all places to sum them.
+const RECONNECT: Duration = Duration::from_secs(5);
 const STATUS: Duration = Duration::from_secs(1);
 /// Deliveries that come alone are written together: after this time, or this many.
 const DELIVERIES: Duration = Duration::from_secs(1);
@@ -94,12 +96,16 @@ impl Engine {
             Ok((conn, loaded)) => {
                 self.highest = loaded.next_seq - 1;
                 self.first_of_run = loaded.next_seq;
+                let read_only = loaded.read_only.clone();
                 self.adopt(conn, loaded);
                 for dest in self.queues.keys().copied().collect::<Vec<_>>() {
                     let newest = self.conn.as_ref().and_then(|conn| tables::place_at(conn, dest, Seq::MAX).ok()?);
                     if let Some(last) = newest.and_then(|place| place.left?.last()) {
                         self.watches.tell(dest, last);
                     }
+                }
+                if let Some(reason) = read_only {
+                    self.faulty(reason, true, now);
                 }
             }
             Err(reason) => self.faulty(reason, true, now),
@@ -221,7 +227,13 @@ impl Engine {
         if !self.loaded {
             return Err(StoreError::FoundLate { path: opening::file(&self.dir) });
         }
-        self.adopt(conn, loaded);
+        match loaded.read_only.clone() {
+            None => self.adopt(conn, loaded),
+            Some(reason) => {
+                self.adopt(conn, loaded);
+                return Err(StoreError::ReadOnly(reason));
+            }
+        }
         Ok(())
     }
 
@@ -316,6 +328,7 @@ impl Engine {
             | StoreError::Newer { .. }
             | StoreError::Corrupt(_)
             | StoreError::FoundLate { .. }
+            | StoreError::ReadOnly(_)
             | StoreError::Thread(_) => true,
         };
         if let Some(conn) = &self.conn {
@@ -332,7 +345,8 @@ impl Engine {
         self.changed = true;
         self.last_error = Some(reason.clone());
         self.refuse(&reason);
-        self.fault = Some(Fault { reason, retry_at: now.mono + RETRY, reconnect });
+        let pause = if reconnect { RECONNECT } else { RETRY };
+        self.fault = Some(Fault { reason, retry_at: now.mono + pause, reconnect });
     }
 
     fn refuse(&mut self, reason: &Arc<str>) {

@@ -59,7 +59,7 @@ pub enum Note {
     Continued,
     /// The file was corrupt; it has this name now, and a new one was begun.
     SetAside { name: String, cause: String },
-    /// There is no file: everything waits in bounded memory until one can be made.
+    /// The file can at most be read: everything new waits in bounded memory until it can be written, or made.
     NotWritable { reason: String },
 }
 
@@ -198,7 +198,11 @@ fn find(dir: &Path, wall: UnixMs) -> Result<(Found, Note), StoreError> {
     let checked = opening::connect(dir).and_then(|found| opening::check(&found.0).map(|()| found));
     let cause = match checked {
         Ok(found) => {
-            let note = if found.1.fresh { Note::Fresh } else { Note::Continued };
+            let note = match &found.1.read_only {
+                Some(reason) => Note::NotWritable { reason: reason.clone() },
+                None if found.1.fresh => Note::Fresh,
+                None => Note::Continued,
+            };
             return Ok((Ok(found), note));
         }
         Err(error @ StoreError::Newer { .. }) => return Err(error),

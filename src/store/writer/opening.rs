@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::super::{DestId, Seq, StoreError};
 use super::tables;
@@ -39,19 +39,58 @@ pub(super) struct Loaded {
     pub(super) purging: BTreeSet<DestId>,
     pub(super) next_seq: Seq,
     pub(super) fresh: bool,
+    /// Why it can only be read.
+    pub(super) read_only: Option<String>,
 }
 
 pub(super) fn file(dir: &Path) -> PathBuf {
     dir.join(FILE)
 }
 
-/// Opens the file, making it where there is none. Does not look for damage.
+/// Opens the file, making it where there is none; where the disk is read-only, for reading. Does not look for damage.
 pub(super) fn connect(dir: &Path) -> Result<(Connection, Loaded), StoreError> {
+    let error = match connect_writable(dir) {
+        Err(error) if !is_corrupt(&error) && !is_held(&error) && !matches!(error, StoreError::Newer { .. }) => error,
+        result => return result,
+    };
+    // The first error is the one that tells what is wrong.
+    let Ok((conn, mut loaded)) = connect_read_only(dir) else { return Err(error) };
+    loaded.read_only = Some(error.to_string());
+    Ok((conn, loaded))
+}
+
+fn connect_writable(dir: &Path) -> Result<(Connection, Loaded), StoreError> {
     std::fs::create_dir_all(dir).map_err(|error| StoreError::Folder { path: dir.into(), error })?;
     let conn = Connection::open(file(dir))?;
     conn.busy_timeout(BUSY_WAIT)?;
     conn.set_prepared_statement_cache_capacity(32);
     conn.execute_batch(PRAGMAS)?;
+    begin(dir, conn)
+}
+
+/// On a read-only disk the file cannot even be locked, and nobody can write it: it is read without locks
+/// (`unix-none`), with the log that a crash left, or as it is (`immutable`) where there is none.
+fn connect_read_only(dir: &Path) -> Result<(Connection, Loaded), StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let path = file(dir);
+    let conn = if dir.join(format!("{FILE}-wal")).exists() {
+        Connection::open_with_flags_and_vfs(&path, flags, "unix-none")?
+    } else {
+        let path = path.canonicalize().map_err(|error| StoreError::Folder { path: dir.into(), error })?;
+        let mut uri = "file:".to_owned();
+        for byte in path.as_os_str().as_encoded_bytes() {
+            match byte {
+                b'/' | b'-' | b'_' | b'.' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => uri.push(char::from(*byte)),
+                other => uri.push_str(&format!("%{other:02X}")),
+            }
+        }
+        Connection::open_with_flags(uri + "?immutable=1", flags)?
+    };
+    conn.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -2048;")?;
+    begin(dir, conn)
+}
+
+fn begin(dir: &Path, conn: Connection) -> Result<(Connection, Loaded), StoreError> {
     let version: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if version > tables::SCHEMA_VERSION {
         return Err(StoreError::Newer { path: file(dir), version, known: tables::SCHEMA_VERSION });
@@ -89,6 +128,12 @@ pub(super) fn check(conn: &Connection) -> Result<(), StoreError> {
     if verdict == "ok" { Ok(()) } else { Err(StoreError::Corrupt(verdict)) }
 }
 
+/// Whether another process holds the file: then it must not even be read, since it changes meanwhile.
+fn is_held(error: &StoreError) -> bool {
+    let StoreError::Sqlite(error) = error else { return false };
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
 /// Whether the file itself is bad, so that only another one helps. An SQL error means that its tables are not ours.
 pub(super) fn is_corrupt(error: &StoreError) -> bool {
     match error {
@@ -96,9 +141,11 @@ pub(super) fn is_corrupt(error: &StoreError) -> bool {
         StoreError::Sqlite(error) => error.sqlite_error_code().is_none_or(|code| {
             matches!(code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown)
         }),
-        StoreError::Folder { .. } | StoreError::Newer { .. } | StoreError::FoundLate { .. } | StoreError::Thread(_) => {
-            false
-        }
+        StoreError::Folder { .. }
+        | StoreError::Newer { .. }
+        | StoreError::FoundLate { .. }
+        | StoreError::ReadOnly(_)
+        | StoreError::Thread(_) => false,
     }
 }
 

@@ -46,7 +46,7 @@ fn full_disk_victim() {
     commit(&mut engine, vec![append(seq + 3, 5000, &[DEST], Durability::Sample)], now);
     acknowledged.push(seq + 3);
     limit_file_size(None);
-    now = now.after(Duration::from_secs(2));
+    now = now.after(Duration::from_secs(5));
     engine.turn(now);
     let writable = engine.events().into_iter().rev().find_map(|event| match event {
         StoreEvent::Status(status) => Some((status.writable, status.waiting)),
@@ -83,7 +83,7 @@ fn without_a_file_everything_waits_in_memory_until_one_can_be_made() {
     assert!(events.iter().any(|event| matches!(event, StoreEvent::Status(status) if !status.writable)), "{events:?}");
     assert_eq!(seqs(&engine.read(query(DEST, None, Order::Newest), now)), [1]);
     std::fs::remove_file(&state).unwrap();
-    let later = now.after(Duration::from_secs(2));
+    let later = now.after(Duration::from_secs(5));
     assert!(engine.deadline(later).unwrap() <= later.mono);
     engine.turn(later);
     assert_eq!(engine.queues[&DEST].messages, 1);
@@ -169,4 +169,14 @@ fn a_file_of_a_newer_program_is_refused_and_left_alone() {
     let error = open(dir.path(), boot(), now).unwrap_err();
     assert!(matches!(error, StoreError::Newer { version: 7, .. }), "{error}");
     assert!(error.to_string().contains("newer program"));
+}
+
+#[test]
+fn a_second_gateway_on_the_same_file_is_kept_out_and_harms_nothing() {
+    let (dir, now) = (TempDir::new().unwrap(), Now::read());
+    let mut first = filled(dir.path(), 3, now);
+    let (found, note) = find(dir.path(), now.wall).unwrap();
+    assert!(found.is_err() && matches!(note, Note::NotWritable { .. }), "{note:?}");
+    commit(&mut first, vec![append(4, 50, &[DEST], Durability::Acknowledged)], now);
+    assert_eq!(seqs(&first.read(query(DEST, None, Order::Oldest), now)), [1, 2, 3, 4]);
 }
