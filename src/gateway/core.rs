@@ -19,7 +19,7 @@ use crate::mapping::publish::{Boot, Publisher};
 use crate::message::{Message, Origin, Qos};
 use crate::sample::{BusId, Fault, PointId};
 use crate::store::{Batch, DestId, Durability, Op, Seq, StoreEvent, StoreStatus};
-use crate::uplink::session::Token;
+use crate::uplink::inbox::Token;
 use crate::uplink::status::{UplinkEvent, UplinkStatus};
 
 /// What the task is to do next.

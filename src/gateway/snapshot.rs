@@ -123,7 +123,7 @@ fn points(side: &BusSide) -> Vec<Point> {
         .collect()
 }
 
-fn figures(counters: crate::broker::api::Counters) -> Vec<(Arc<str>, u64)> {
+fn figures(counters: crate::broker::Counters) -> Vec<(Arc<str>, u64)> {
     [
         ("connections/accepted", counters.connections_accepted),
         ("connections/refused", counters.connections_refused),

@@ -171,8 +171,8 @@ impl Receivers {
 
     /// More of what comes in numbers, if it is there already; each source gets its share.
     fn at_once(&mut self) -> Option<Event> {
-        let store = || self.store.try_recv().ok().map(Event::Store);
-        store()
+        let store = self.store.try_recv().ok().map(Event::Store);
+        store
             .or_else(|| self.client.try_recv().ok().map(Event::Client))
             .or_else(|| self.bus.try_recv().ok().map(Event::Bus))
             .or_else(|| self.uplink.try_recv().ok().map(Event::Uplink))
