@@ -6,6 +6,7 @@
 mod engine;
 mod opening;
 mod reading;
+mod recovery;
 mod tables;
 mod transaction;
 

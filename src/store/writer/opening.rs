@@ -15,7 +15,7 @@ const FILE: &str = "store.sqlite";
 /// Corrupt files that are kept for whoever wants to look at them; older ones make room.
 const SET_ASIDE_MAX: usize = 3;
 /// Another process that ends may still hold the file.
-const BUSY_WAIT: Duration = Duration::from_secs(5);
+const BUSY_WAIT: Duration = Duration::from_secs(1);
 
 /// 1 KiB pages: a commit writes whole pages, twice (log, then file), and a small page wastes least of them.
 /// `EXCLUSIVE` keeps the log's index in memory instead of a third file, and a second gateway out.
