@@ -2,6 +2,7 @@
 
 mod acl;
 mod api;
+mod connection;
 mod core;
 mod decode;
 mod encode;
@@ -17,8 +18,11 @@ mod retained;
 mod routing;
 mod session;
 pub mod spec;
+pub mod task;
+mod tls;
 
 pub use api::{AckToken, ConnId, Counters, FIRST_SESSION_DEST, Input, Output, Peer, Refusal, Restored, Secret};
 pub use core::Broker;
 pub use packet::Reason;
 pub use routing::Route;
+pub use tls::task::TlsError;
