@@ -26,7 +26,7 @@ const SIBLINGS: [&str; 10] =
     ["modbus", "can", "mapping", "broker", "store", "uplink", "status", "hub", "config", "simulate"];
 
 /// What everything stands on; it stands on nothing but itself.
-const CORE: [&str; 6] = ["clock", "sample", "message", "command", "driver", "backoff"];
+const CORE: [&str; 7] = ["clock", "timestamp", "sample", "message", "command", "driver", "backoff"];
 
 /// Who may import what of a sibling, and why. `*` is any of them.
 const EXCEPTIONS: [(&str, &[&str], &str); 9] = [
@@ -92,6 +92,7 @@ fn may_touch_the_world(file: &str) -> bool {
     let name = file.rsplit('/').next().unwrap_or(file);
     matches!(file, "main.rs" | "clock.rs" | "gateway.rs" | "store/writer.rs" | "config/load.rs")
         || file.starts_with("gateway/")
+        || file.starts_with("store/writer/")
         || name == "task.rs"
 }
 
@@ -404,7 +405,11 @@ fn the_source_keeps_the_shape_that_the_architecture_draws() {
         offences.extend(found);
         test_files.extend(tests);
     }
-    offences.retain(|offence| !test_files.contains(Path::new(&offence.file)));
+    // A test module's own submodules lie in the folder of its name.
+    offences.retain(|offence| {
+        let file = Path::new(&offence.file);
+        !test_files.iter().any(|tests| file == tests || file.starts_with(tests.with_extension("")))
+    });
     let report: Vec<String> = offences.iter().map(Offence::to_string).collect();
     assert!(report.is_empty(), "{} offences:\n{}", report.len(), report.join("\n"));
 }
