@@ -23,6 +23,9 @@ use super::spec::{ProtocolVersion, UplinkSpec};
 /// Publishes that may be unacknowledged at once, where the server does not ask for fewer: 5,000 messages a second at a round
 /// trip of 50 ms.
 pub const WINDOW: usize = 256;
+/// The same for QoS 2 under 3.1.1, where the server cannot say how many it takes: Mosquitto 2.0 takes 20 by default, and never
+/// answers some of those beyond.
+const WINDOW_QOS2_V311: usize = 20;
 /// QoS 0 publishes that may be on their way to the socket at once.
 const WINDOW_QOS0: usize = 1024;
 /// No publish is added to more bytes than this that the socket has not taken, and no input is taken then either.
@@ -145,9 +148,10 @@ impl Session {
         if self.phase != Phase::Up || self.out.len() >= OUT_BYTES_MAX {
             return 0;
         }
-        let window = match self.qos() {
-            Qos::AtMostOnce => WINDOW_QOS0,
-            Qos::AtLeastOnce | Qos::ExactlyOnce => WINDOW.min(usize::from(self.limits.receive_maximum)),
+        let window = match (self.qos(), self.spec.version) {
+            (Qos::AtMostOnce, _) => WINDOW_QOS0,
+            (Qos::ExactlyOnce, ProtocolVersion::V311) => WINDOW_QOS2_V311,
+            (Qos::AtLeastOnce | Qos::ExactlyOnce, _) => WINDOW.min(usize::from(self.limits.receive_maximum)),
         };
         window.saturating_sub(self.in_flight())
     }

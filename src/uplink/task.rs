@@ -24,9 +24,9 @@ use super::transport::task::{Opened, TransportError, connect};
 /// Bytes taken from the socket in one read.
 const INPUT_BYTES: usize = 64 * 1024;
 /// A stop takes no longer than this, whatever the server and the store do.
-const STOP_WITHIN: Duration = Duration::from_secs(2);
-/// How long the transport's own goodbye (TLS, WebSocket) may take.
-const SHUTDOWN_WITHIN: Duration = Duration::from_millis(200);
+const STOP_WITHIN: Duration = Duration::from_millis(1700);
+/// How long the transport's own goodbye may take, beside that.
+const SHUTDOWN_WITHIN: Duration = Duration::from_millis(250);
 
 type Pending<'q, T> = Pin<Box<dyn Future<Output = T> + 'q>>;
 
@@ -86,6 +86,16 @@ impl Open {
 
     fn is_idle(&self) -> bool {
         self.writing.is_empty() && !self.unflushed
+    }
+
+    /// Ends the connection, and reads it to its end: a socket closed over unread bytes is reset, and the server would lose what
+    /// it has not read yet.
+    async fn shut(&mut self) {
+        let mut going_on = self.writer.shutdown().await.is_ok();
+        while going_on {
+            self.input.clear();
+            going_on = matches!(self.reader.read_buf(&mut self.input).await, Ok(1..));
+        }
     }
 
     /// Reading, writing and flushing can each be dropped half way without losing a byte.
@@ -306,8 +316,8 @@ impl<'q, Q: Queue> Uplink<'q, Q> {
 
     async fn close(mut self, events: &mpsc::Sender<UplinkEvent>) {
         if let Link::Open(open) = &mut self.link {
-            // The goodbye is written; whether the peer hears the transport's own one changes nothing.
-            tokio::time::timeout(SHUTDOWN_WITHIN, open.writer.shutdown()).await.ok();
+            // Whether the peer hears the transport's own goodbye changes nothing.
+            tokio::time::timeout(SHUTDOWN_WITHIN, open.shut()).await.ok();
         }
         let now = Now::read();
         self.engine.stopped(now);

@@ -19,17 +19,17 @@ use tokio::sync::{mpsc, watch};
 
 /// The store of these tests: a map in memory.
 #[derive(Clone)]
-pub struct MemoryQueue {
+pub(crate) struct MemoryQueue {
     rows: Rc<RefCell<BTreeMap<Seq, Stored>>>,
     committed: Rc<watch::Sender<Seq>>,
 }
 
 impl MemoryQueue {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { rows: Rc::default(), committed: Rc::new(watch::Sender::new(0)) }
     }
 
-    pub fn push(&self, message: Message) -> Seq {
+    pub(crate) fn push(&self, message: Message) -> Seq {
         let seq = *self.committed.borrow() + 1;
         let row = Stored { seq, boot: "k3f9".into(), at: UnixMs(0), message: Arc::new(message) };
         self.rows.borrow_mut().insert(seq, row);
@@ -38,14 +38,14 @@ impl MemoryQueue {
     }
 
     /// `count` messages over `topics` topics below `root`, the number as payload.
-    pub fn push_many(&self, root: &str, count: usize, topics: usize) {
+    pub(crate) fn push_many(&self, root: &str, count: usize, topics: usize) {
         for n in 0..count {
             let topic = format!("{root}/{}", n % topics);
             self.push(Message::new(topic, format!("{n:0>100}").into_bytes(), Qos::AtLeastOnce, false));
         }
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.rows.borrow().len()
     }
 }
@@ -67,7 +67,7 @@ impl Queue for MemoryQueue {
     }
 }
 
-pub fn spec(port: u16, version: ProtocolVersion) -> UplinkSpec {
+pub(crate) fn spec(port: u16, version: ProtocolVersion) -> UplinkSpec {
     UplinkSpec {
         name: "cloud".into(),
         url: UplinkUrl { scheme: Scheme::Mqtt, host: "127.0.0.1".into(), port, path: "/mqtt".into() },
@@ -89,14 +89,14 @@ pub fn spec(port: u16, version: ProtocolVersion) -> UplinkSpec {
 }
 
 /// An uplink that runs on this thread's `LocalSet`.
-pub struct Running {
-    pub events: mpsc::Receiver<UplinkEvent>,
-    pub control: mpsc::Sender<UplinkControl>,
-    pub task: tokio::task::JoinHandle<()>,
+pub(crate) struct Running {
+    pub(crate) events: mpsc::Receiver<UplinkEvent>,
+    pub(crate) control: mpsc::Sender<UplinkControl>,
+    pub(crate) task: tokio::task::JoinHandle<()>,
 }
 
 impl Running {
-    pub fn start(spec: UplinkSpec, queue: MemoryQueue) -> Self {
+    pub(crate) fn start(spec: UplinkSpec, queue: MemoryQueue) -> Self {
         let (event_sender, events) = mpsc::channel(16);
         let (control, control_receiver) = mpsc::channel(16);
         let task = tokio::task::spawn_local(task::run(spec, 7, queue, event_sender, control_receiver));
@@ -104,7 +104,7 @@ impl Running {
     }
 
     /// The first status for which `wanted` holds; fails after `within`.
-    pub async fn status(&mut self, within: Duration, wanted: impl Fn(&UplinkStatus) -> bool) -> UplinkStatus {
+    pub(crate) async fn status(&mut self, within: Duration, wanted: impl Fn(&UplinkStatus) -> bool) -> UplinkStatus {
         let mut last = None;
         let found = tokio::time::timeout(within, async {
             while let Some(event) = self.events.recv().await {
@@ -121,24 +121,24 @@ impl Running {
         found.ok().flatten().unwrap_or_else(|| panic!("not seen within {within:?}; last: {last:?}"))
     }
 
-    pub async fn connected(&mut self) -> UplinkStatus {
+    pub(crate) async fn connected(&mut self) -> UplinkStatus {
         self.status(Duration::from_secs(20), |status| status.state == UplinkState::Connected).await
     }
 
     /// Closes the control channel; the uplink must be gone within two seconds.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         drop(self.control);
         tokio::time::timeout(Duration::from_millis(2300), self.task).await.expect("it stops in time").unwrap();
     }
 }
 
-pub fn on_one_thread<F: Future>(future: F) -> F::Output {
+pub(crate) fn on_one_thread<F: Future>(future: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, future)
 }
 
 /// Waits until `done` holds, looking every few milliseconds.
-pub async fn until(within: Duration, what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) async fn until(within: Duration, what: &str, mut done: impl FnMut() -> bool) {
     let waited = tokio::time::timeout(within, async {
         while !done() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -148,6 +148,6 @@ pub async fn until(within: Duration, what: &str, mut done: impl FnMut() -> bool)
     assert!(waited.is_ok(), "{what}: not within {within:?}");
 }
 
-pub fn spec_with(spec: UplinkSpec, qos: Qos) -> UplinkSpec {
+pub(crate) fn spec_with(spec: UplinkSpec, qos: Qos) -> UplinkSpec {
     UplinkSpec { qos, ..spec }
 }
