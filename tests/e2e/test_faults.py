@@ -5,8 +5,8 @@ import time
 from pymodbus.constants import ExcCodes
 
 from support.modbus import Unit
+from support.plant import device, running, value_of
 from support.wait import until
-from test_modbus_values import device, running, value_of
 
 POINT = 'name = "x"\ninput = 0\ntype = "u16"'
 RECOVERY = 20.0

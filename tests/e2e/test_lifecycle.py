@@ -11,9 +11,9 @@ import pytest
 
 from support.gateway import OPEN_BROKER, binary, http, http_json
 from support.modbus import Unit
+from support.plant import device, value_of
 from support.process import Process
 from support.wait import free_port, until
-from test_modbus_values import device, value_of
 
 POINT = 'name = "x"\ninput = 0\ntype = "u16"'
 SECOND = 'name = "y"\ninput = 1\ntype = "u16"'
@@ -66,7 +66,7 @@ def test_ready_is_one_line(running):
     assert sum(bool(re.search(r"\bready\b", line)) for line in started.process.lines) == 1
 
 
-def test_systemd_is_told_ready_reloading_and_stopping(gateway, tmp_path):
+def test_systemd_is_told_ready_and_stopping(gateway, tmp_path):
     path = tmp_path / "notify.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(path))
@@ -148,7 +148,7 @@ def test_the_status_page_tells_health_metrics_and_state(gateway, client, modbus_
     code, metrics = http(port, "/metrics")
     assert code == 200
     samples = [line for line in metrics.splitlines() if line and not line.startswith("#")]
-    assert samples and all(re.match(r"^fieldgate_\w+(\{[^}]*\})? [-+0-9.eE]+$", line) for line in samples), metrics
+    assert samples and all(re.match(r"^[a-z_]\w*(\{[^}]*\})? [-+0-9.eE]+$", line) for line in samples), metrics
     assert "line" in metrics and "dev" in metrics
     state = http_json(port, "/api/state")
     assert "dev" in str(state) and "line" in str(state)

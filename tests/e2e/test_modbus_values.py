@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 import pytest
 
 from support.modbus import Unit
+from support.plant import device, running, value_of
 from support.wait import until
 
 TRANSPORTS = ["tcp", "rtu_over_tcp", "rtu"]
@@ -44,24 +45,6 @@ def words(kind, value, order):
 def text_words(text, registers):
     raw = text.encode().ljust(registers * 2, b"\0")
     return [int.from_bytes(raw[place : place + 2], "big") for place in range(0, len(raw), 2)]
-
-
-def device(points, *, unit=1, name="dev", interval=100, keys=""):
-    return f'[[modbus.device]]\nname = "{name}"\nunit = {unit}\ninterval_ms = {interval}\n{keys}\n' + "".join(
-        f"[[modbus.device.point]]\n{point}\n" for point in points
-    )
-
-
-def running(gateway, client, mapping, **options):
-    """A gateway with this mapping, and a client that is subscribed to all of its topics before it is asked."""
-    started = gateway(mapping=mapping, **options).start()
-    listener = client(started)
-    listener.subscribe("gw/#")
-    return started, listener
-
-
-def value_of(listener, topic):
-    return listener.wait_for(topic, lambda m: m.json["value"] is not None).json["value"]
 
 
 def test_the_layouts_of_this_file_are_those_of_the_orders_names():
