@@ -17,7 +17,10 @@ pub fn text(report: &Report) -> String {
         if test.passed {
             line(&mut out, format_args!("test {:?}: ok", test.name));
         } else {
-            line(&mut out, format_args!("{}: error: test {:?} failed: {}", test.place, test.name, test.failures.join("; ")));
+            line(
+                &mut out,
+                format_args!("{}: error: test {:?} failed: {}", test.place, test.name, test.failures.join("; ")),
+            );
         }
     }
     let errors = report.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
@@ -35,9 +38,8 @@ pub fn text(report: &Report) -> String {
 }
 
 fn bus(out: &mut String, bus: &BusReport) {
-    let load = bus
-        .utilisation_percent
-        .map_or_else(String::new, |percent| format!(", {percent:.1} % of the line's time"));
+    let load =
+        bus.utilisation_percent.map_or_else(String::new, |percent| format!(", {percent:.1} % of the line's time"));
     line(
         out,
         format_args!(
@@ -53,7 +55,12 @@ fn bus(out: &mut String, bus: &BusReport) {
             out,
             format_args!(
                 "  {} (unit {}): function code {}, address {}, {} items, every {} ms",
-                request.device, request.unit, request.function_code, request.address, request.count, request.interval_ms
+                request.device,
+                request.unit,
+                request.function_code,
+                request.address,
+                request.count,
+                request.interval_ms
             ),
         );
     }

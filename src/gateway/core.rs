@@ -28,20 +28,37 @@ pub enum Output {
     /// For the broker's sockets.
     Net(BrokerOutput),
     /// Read a session's queue.
-    Load { dest: DestId, after: Option<Seq>, max_bytes: usize },
+    Load {
+        dest: DestId,
+        after: Option<Seq>,
+        max_bytes: usize,
+    },
     Commit(Batch),
     /// Where the bus has no room for it, [`Core::undeliverable`] answers the command.
-    Command { bus: BusId, command: Command },
-    AcknowledgeUpstream { uplink: u16, token: Token },
+    Command {
+        bus: BusId,
+        command: Command,
+    },
+    AcknowledgeUpstream {
+        uplink: u16,
+        token: Token,
+    },
 }
 
 /// Who is told once the store has what they sent.
 #[derive(Clone, Copy, Debug)]
 enum Waiter {
     Client(AckToken),
-    Upstream { uplink: u16, token: Token },
+    Upstream {
+        uplink: u16,
+        token: Token,
+    },
     /// A session's queue is read once everything appended so far can be: what it was told of is then there.
-    Load { dest: DestId, after: Option<Seq>, max_bytes: usize },
+    Load {
+        dest: DestId,
+        after: Option<Seq>,
+        max_bytes: usize,
+    },
 }
 
 /// One bus of the run.

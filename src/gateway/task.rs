@@ -204,7 +204,8 @@ impl Gateway {
         spawn(clocksync::task::run(clock_tx));
 
         let Opened { handle, events, next_seq, next_dest, destinations, kept, .. } = opened;
-        let rows = kept.into_iter().flat_map(|(space, rows)| rows.into_iter().map(move |(key, value)| (space, key, value)));
+        let rows =
+            kept.into_iter().flat_map(|(space, rows)| rows.into_iter().map(move |(key, value)| (space, key, value)));
         let restored = Restored { rows: rows.collect() };
         let id = plan.gateway.id.clone();
         let broker = plan.broker.clone().map(|spec| Broker::new(now, &id, spec, restored));
@@ -242,7 +243,8 @@ impl Gateway {
         let page = match plan.status {
             Some(bind) => {
                 let listener = TcpListener::bind(bind).await;
-                let listener = listener.with_context(|| format!("cannot bind {bind} for [status]; choose another port"))?;
+                let listener =
+                    listener.with_context(|| format!("cannot bind {bind} for [status]; choose another port"))?;
                 info!(page = %format!("http://{bind}/"), "status page");
                 Some(spawn(status::task::run(listener, self.inbox.question.clone())))
             }

@@ -64,7 +64,9 @@ impl Registers {
             return Ok(None);
         }
         let response = match request {
-            Request::ReadCoils(address, count) => Response::ReadCoils(self.bits(unit, Table::Coil, *address, *count)?),
+            Request::ReadCoils(address, count) => {
+                Response::ReadCoils(self.bits(unit, Table::Coil, *address, *count)?)
+            }
             Request::ReadDiscreteInputs(address, count) => {
                 Response::ReadDiscreteInputs(self.bits(unit, Table::Discrete, *address, *count)?)
             }

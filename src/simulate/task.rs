@@ -103,7 +103,8 @@ async fn rtu_over_tcp(listener: TcpListener, devices: Devices) {
         let devices = devices.clone();
         async move { rtu_over_tcp::accept_tcp_connection(stream, peer, move |_| Ok(Some(devices.clone()))) }
     };
-    let ended = rtu_over_tcp::Server::new(listener).serve(&connected, |failure| debug!(%failure, "a client went")).await;
+    let ended =
+        rtu_over_tcp::Server::new(listener).serve(&connected, |failure| debug!(%failure, "a client went")).await;
     told("RTU over TCP", ended);
 }
 

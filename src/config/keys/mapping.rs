@@ -199,7 +199,13 @@ static WRITE: TableDef = TableDef {
         key("ttl_ms", Integer(1, DAY_MS), Int(5_000), "5000", "A command older than this is not carried out."),
         key("readback", Boolean, Flag(false), "true", "Read the point after the write, and tell the value."),
         key("min_interval_ms", Integer(0, DAY_MS), Int(0), "1000", "The shortest time between two writes."),
-        key("write_equal", Boolean, Flag(false), "true", "Write a value that equals the one known last; otherwise it is answered without a write."),
+        key(
+            "write_equal",
+            Boolean,
+            Flag(false),
+            "true",
+            "Write a value that equals the one known last; otherwise it is answered without a write.",
+        ),
         key("fail_safe", NumberOrBoolean, Nothing, "0", "Written when no command has come for fail_safe_after_ms."),
         key("fail_safe_after_ms", Integer(1, DAY_MS), Nothing, "30000", "How long without a command."),
         key(
