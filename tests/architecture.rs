@@ -29,8 +29,10 @@ const SIBLINGS: [&str; 10] =
 const CORE: [&str; 7] = ["clock", "timestamp", "sample", "message", "command", "driver", "backoff"];
 
 /// Who may import what of a sibling, and why. `*` is any of them.
-const EXCEPTIONS: [(&str, &[&str], &str); 9] = [
+const EXCEPTIONS: [(&str, &[&str], &str); 11] = [
     ("*", &["hub", "topics"], "topic names and filters mean the same everywhere"),
+    ("broker", &["hub", "index"], "one subscription index for all who listen"),
+    ("simulate", &["mapping", "rule"], "a point's unit and scale say how it moves"),
     ("config", &["modbus", "spec"], "it compiles to specs"),
     ("config", &["can", "spec"], "it compiles to specs"),
     ("config", &["mapping", "rule"], "it compiles to rules"),
@@ -42,7 +44,7 @@ const EXCEPTIONS: [(&str, &[&str], &str); 9] = [
 ];
 
 /// The store's interface, which what keeps a durable queue is written against.
-const ON_THE_STORE: [&str; 2] = ["broker", "uplink"];
+const ON_THE_STORE: [&str; 4] = ["broker", "uplink", "hub", "status"];
 
 /// Of the store's interface, this is not: it is the one SQLite thread's own.
 const STORE_INNER: [&str; 2] = ["writer", "schema"];
