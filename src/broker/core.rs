@@ -187,6 +187,15 @@ impl Broker {
         }
     }
 
+    /// The gateway stops: every client is told and closed. Wills come out as [`Output::Publish`]; durable sessions stay in the store.
+    pub fn shutdown(&mut self, now: Now) {
+        let mut conns: Vec<ConnId> = self.conns.keys().copied().collect();
+        conns.sort_unstable();
+        for conn in conns {
+            self.fail(now, conn, Reason::ServerShuttingDown);
+        }
+    }
+
     /// The store's answer to a `Publish` or a `Barrier`. A late one, of a connection that is gone, is taken too.
     pub fn acknowledge(&mut self, now: Now, token: AckToken, result: Result<(), Refusal>) {
         self.settle(now, token, result);
@@ -284,6 +293,10 @@ impl Broker {
                 if state.input.len() > max {
                     self.fail(now, conn, Reason::QuotaExceeded);
                 }
+                return;
+            }
+            // While the packet is not all there nothing is moved: a byte at a time costs a byte at a time.
+            if matches!(decode::frame_length(&state.input, max), Ok(None)) {
                 return;
             }
             data = state.input.split().freeze();
