@@ -1,5 +1,6 @@
 //! The simulated devices' sockets and pseudo-terminals.
 
+use std::fs::File;
 use std::future::{Ready, ready};
 use std::io;
 use std::net::SocketAddr;
@@ -55,7 +56,7 @@ pub enum Place {
 #[derive(Debug)]
 pub struct Terminal {
     near: SerialStream,
-    far: SerialStream,
+    far: File,
     /// What a gateway opens.
     pub path: PathBuf,
 }
@@ -64,9 +65,13 @@ impl Terminal {
     /// # Errors
     /// The system's, when it has no pseudo-terminal to give.
     pub fn open() -> anyhow::Result<Self> {
-        let (near, mut far) = SerialStream::pair().context("cannot open a pseudo-terminal")?;
-        far.set_exclusive(false)?;
-        let path = far.name().context("the pseudo-terminal has no name")?.into();
+        let (near, mut pair) = SerialStream::pair().context("cannot open a pseudo-terminal")?;
+        let path: PathBuf = pair.name().context("the pseudo-terminal has no name")?.into();
+        pair.set_exclusive(false)?;
+        // A handle without the lock that `pair` holds: others are to open it.
+        let far = File::options().read(true).write(true).open(&path);
+        let far = far.with_context(|| format!("cannot open the pseudo-terminal {}", path.display()))?;
+        drop(pair);
         Ok(Self { near, far, path })
     }
 }
