@@ -347,8 +347,17 @@ impl Broker {
     /// end; the rest goes on undisturbed. Listeners are not the core's.
     pub fn reconfigure(&mut self, now: Now, spec: BrokerSpec) {
         self.retained.set_bounds(spec.limits.max_retained_messages, spec.limits.max_retained_bytes);
+        let before = self.queue_spec();
         self.spec = spec;
         self.guard.forget();
+        let queue = self.queue_spec();
+        if queue != before {
+            for session in self.sessions.values() {
+                let Some(dest) = session.dest else { continue };
+                let name = format!("session/{}", session.client).into();
+                self.outputs.push_back(Output::Store(Op::OpenDestination { dest, name, queue }));
+            }
+        }
         let mut keys: Vec<u32> = self.sessions.keys().copied().collect();
         keys.sort_unstable();
         for key in keys {

@@ -5,6 +5,7 @@ mod acl;
 mod api;
 mod connection;
 mod core;
+mod counters;
 mod decode;
 mod encode;
 mod guard;
