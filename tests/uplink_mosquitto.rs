@@ -46,7 +46,8 @@ impl Mosquitto {
         let folder = self.folder.path().display().to_string();
         // Mosquitto 2.0.11 does not start with WebSocket listeners alone, so each has a plain one beside it.
         let spare = free_port();
-        let text = format!("{listeners}\nlistener {spare} 127.0.0.1\nmax_queued_messages 0\nlog_type error\nuser root\n");
+        let text =
+            format!("{listeners}\nlistener {spare} 127.0.0.1\nmax_queued_messages 0\nlog_type error\nuser root\n");
         let text = text.replace("{port}", &self.port.to_string()).replace("{folder}", &folder);
         std::fs::write(self.folder.path().join("mosquitto.conf"), text).unwrap();
     }
