@@ -97,7 +97,7 @@ fn qos_2_is_delivered_at_pubcomp_whatever_success_pubrec_told() {
         session.publish(&stored(9, None), now);
         let publish = session.take_output(now);
         // Identifier 1 is SUBSCRIBE's, 2 the status's.
-        assert_eq!(publish[5..7], [0, 3]);
+        assert_eq!(publish[7..9], [0, 3]);
         session.handle_input(&[0x50, 3, 0, 3, code], now).unwrap();
         assert_eq!(&session.take_output(now)[..], [0x62, 2, 0, 3]);
         assert_eq!(session.poll_event(), None);
