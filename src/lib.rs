@@ -13,5 +13,6 @@ pub mod mapping;
 pub mod message;
 pub mod modbus;
 pub mod sample;
+pub mod simulate;
 pub mod store;
 pub mod uplink;
