@@ -24,6 +24,8 @@ use crate::sample::{BusId, Fault, PointId, Sample};
 pub const DRAIN: Duration = Duration::from_millis(60);
 /// Commands that go before a poll that is due.
 const COMMANDS_IN_A_ROW: u8 = 4;
+/// So many times a lost request was answered when it was asked alone: the other end takes one at a time.
+const PIPELINE_STRIKES: u8 = 2;
 /// Commands that wait here; more stay in their channel.
 const COMMANDS_MAX: usize = 256;
 
@@ -82,6 +84,8 @@ struct Flight {
     device: usize,
     request: Request,
     sent: Instant,
+    /// Others could be under way beside it.
+    shared: bool,
     work: Work,
 }
 
@@ -110,6 +114,9 @@ pub struct Schedule {
     active: Option<Active>,
     commands_in_a_row: u8,
     link_up: bool,
+    /// A device whose request was lost among others: nothing else is under way until it is clear why.
+    exclusive: Option<usize>,
+    pipeline_strikes: u8,
     round: Option<Instant>,
     counters: BusCounters,
     window: Window,
@@ -133,6 +140,8 @@ impl Schedule {
             active: None,
             commands_in_a_row: 0,
             link_up: false,
+            exclusive: None,
+            pipeline_strikes: 0,
             round: None,
             counters: BusCounters::default(),
             window: Window::default(),
@@ -156,6 +165,7 @@ impl Schedule {
         self.link_up = false;
         self.pending.clear();
         self.flights.clear();
+        self.exclusive = None;
         self.round = None;
         self.abandon_commands();
         for device in &mut self.devices {
@@ -216,7 +226,7 @@ impl Schedule {
     /// What to send now, or when to ask again.
     pub fn next(&mut self, now: Now) -> Action {
         self.drop_expired(now);
-        if !self.link_up || self.flights.len() >= usize::from(self.spec.max_in_flight.max(1)) {
+        if !self.link_up || self.flights.len() >= self.in_flight_max() {
             return Action::Wait(self.commands.iter().map(|command| command.expires).min());
         }
         let mut due = Vec::new();
@@ -247,6 +257,15 @@ impl Schedule {
             return Action::Send(job);
         }
         Action::Wait(self.wake_up(now.mono))
+    }
+
+    /// Some servers take one request at a time and drop the others: found out, and then heeded.
+    fn in_flight_max(&self) -> usize {
+        if self.exclusive.is_some() || self.pipeline_strikes >= PIPELINE_STRIKES {
+            1
+        } else {
+            usize::from(self.spec.max_in_flight.max(1))
+        }
     }
 
     fn drop_expired(&mut self, now: Now) {
@@ -344,7 +363,8 @@ impl Schedule {
         self.tickets += 1;
         self.counters.requests += 1;
         self.devices[device].last_served = Some(now);
-        let flight = Flight { device, request: request.clone(), sent: now, work };
+        let shared = self.in_flight_max() > 1;
+        let flight = Flight { device, request: request.clone(), sent: now, shared, work };
         self.flights.insert(self.tickets, flight);
         Job { ticket: self.tickets, unit: self.devices[device].unit, request, timeout }
     }
@@ -365,6 +385,10 @@ impl Schedule {
         let device = flight.device;
         let exception = if let Answer::Exception(code) = answer { Some(pdu::fault(*code)) } else { None };
         self.counters.exceptions += u64::from(exception.is_some());
+        if self.exclusive == Some(device) {
+            self.exclusive = None;
+            self.pipeline_strikes = self.pipeline_strikes.saturating_add(1);
+        }
         if self.devices[device].is_suspect(now.mono) {
             // One of two tries was answered: the other's answer may follow.
             self.hold(device, &flight.request, now.mono);
@@ -418,6 +442,11 @@ impl Schedule {
             }
             Work::Poll { poll, probe: true, .. } => self.give_up(device, &poll, fault, now),
             Work::Poll { .. } if self.devices[device].is_offline() => {}
+            Work::Poll { poll, tries, .. } if flight.shared && failure == Failure::Timeout => {
+                // Lost, or dropped by a server that takes one at a time: asked again alone, it tells which.
+                self.exclusive.get_or_insert(device);
+                self.pending.push((poll, tries));
+            }
             Work::Poll { poll, tries, .. } if tries > 0 => self.pending.push((poll, tries - 1)),
             Work::Poll { poll, .. } => self.exhausted(device, &poll, fault, now),
         }
@@ -515,6 +544,7 @@ impl Schedule {
 
     fn exhausted(&mut self, device: usize, poll: &Poll, fault: Fault, now: Now) {
         self.devices[device].erred(fault);
+        self.exclusive = self.exclusive.filter(|lost| *lost != device);
         let alone = matches!(poll.kind, Kind::Alone(_));
         let gone = if alone {
             false
@@ -542,6 +572,7 @@ impl Schedule {
         };
         let cost = drain + self.timing.read(self.lanes[poll.lane].table, poll.block.count);
         self.devices[device].erred(fault);
+        self.exclusive = self.exclusive.filter(|lost| *lost != device);
         if !self.devices[device].set_aside(now, self.spec.timeout, cost) {
             return;
         }
@@ -583,3 +614,7 @@ impl Schedule {
 fn key(poll: &Poll) -> BlockKey {
     (poll.lane, poll.block.address, poll.block.count)
 }
+
+#[cfg(test)]
+#[path = "schedule_tests.rs"]
+mod tests;
