@@ -3,8 +3,9 @@ use crate::clock::UnixMs;
 use crate::command::Done;
 use crate::driver::DeviceState;
 use crate::modbus::fixture;
+use crate::modbus::pdu::Answer;
 use crate::modbus::spec::{DataType, Parity, Table, WriteFunction, WriteSpec};
-use crate::sample::Value;
+use crate::sample::{PointId, Value};
 
 /// A bus whose time is invented: units under `dead` never answer, the others at once.
 struct Bench {
