@@ -329,20 +329,6 @@ impl Broker {
         Some(Rules::new(access, user, client, &self.own))
     }
 
-    /// The gateway stops: every client is told and its connection ends; sessions stay, and no will is published.
-    pub fn shut_down(&mut self, now: Now) {
-        let mut conns: Vec<ConnId> = self.conns.keys().copied().collect();
-        conns.sort_unstable();
-        for conn in conns {
-            if let Some(State::Open { session }) = self.conns.get(&conn).map(|state| &state.state)
-                && let Some(session) = self.sessions.get_mut(session)
-            {
-                session.will = None;
-            }
-            self.fail(now, conn, Reason::ServerShuttingDown);
-        }
-    }
-
     /// Users, rules and limits have changed. Clients that may no longer be are told so and go; subscriptions that are no longer allowed
     /// end; the rest goes on undisturbed. Listeners are not the core's.
     pub fn reconfigure(&mut self, now: Now, spec: BrokerSpec) {
