@@ -136,6 +136,13 @@ pub(in crate::config) static POINT: TableDef = TableDef {
             "\"0..3\"",
             "A bit field of an integer, both ends included, bit 0 the least significant.",
         ),
+        key(
+            "not_available",
+            Integer(i64::MIN, i64::MAX),
+            Nothing,
+            "0x8000",
+            "The raw integer that the device sends where it has no value: published as the fault not_available.",
+        ),
         key("scale", Number, Num(1.0), "0.1", "value = raw * scale + offset."),
         key("offset", Number, Num(0.0), "-40", "value = raw * scale + offset."),
         key("decimals", Integer(0, 9), Nothing, "1", "Digits after the point. Left out: as many as it has."),
@@ -199,7 +206,13 @@ static WRITE: TableDef = TableDef {
         key("ttl_ms", Integer(1, DAY_MS), Int(5_000), "5000", "A command older than this is not carried out."),
         key("readback", Boolean, Flag(false), "true", "Read the point after the write, and tell the value."),
         key("min_interval_ms", Integer(0, DAY_MS), Int(0), "1000", "The shortest time between two writes."),
-        key("write_equal", Boolean, Flag(false), "true", "Write a value that equals the one known last; otherwise it is answered without a write."),
+        key(
+            "write_equal",
+            Boolean,
+            Flag(false),
+            "true",
+            "Write a value that equals the one known last; otherwise it is answered without a write.",
+        ),
         key("fail_safe", NumberOrBoolean, Nothing, "0", "Written when no command has come for fail_safe_after_ms."),
         key("fail_safe_after_ms", Integer(1, DAY_MS), Nothing, "30000", "How long without a command."),
         key(
