@@ -136,6 +136,13 @@ pub(in crate::config) static POINT: TableDef = TableDef {
             "\"0..3\"",
             "A bit field of an integer, both ends included, bit 0 the least significant.",
         ),
+        key(
+            "not_available",
+            Integer(i64::MIN, i64::MAX),
+            Nothing,
+            "0x8000",
+            "The raw integer that the device sends where it has no value: published as the fault not_available.",
+        ),
         key("scale", Number, Num(1.0), "0.1", "value = raw * scale + offset."),
         key("offset", Number, Num(0.0), "-40", "value = raw * scale + offset."),
         key("decimals", Integer(0, 9), Nothing, "1", "Digits after the point. Left out: as many as it has."),

@@ -157,6 +157,15 @@ fn a_point_that_is_wrong_is_named_with_its_place() {
                 &["10:8: error: `bits` belongs to integers, and the type is f32"],
             ),
             ("holding = 1\ndecimals = 10", &["9:12: error: `decimals` is 10; expected an integer from 0 to 9"]),
+            (
+                "holding = 1\ntype = 'f32'\nnot_available = 1",
+                &["10:17: error: `not_available` belongs to integers; a float says it by NaN"],
+            ),
+            (
+                "holding = 1\nnot_available = 0x10000",
+                &["9:17: error: `not_available` is 65536, which 16 bits never hold"],
+            ),
+            ("holding = 40001", &["8:11: warning: `holding = 40001` looks like a manual's numbering"]),
             ("holding = 1\nscale = 0", &["9:9: error: `scale` is 0"]),
             ("holding = 1\nscale = nan", &["9:9: error: `scale` is NaN; expected a finite number"]),
             ("holding = 1\nmap = { on = 'x' }", &["9:14: error: `map` has the key `on`; expected integers as keys"]),

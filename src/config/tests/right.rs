@@ -6,6 +6,7 @@ use super::*;
 use crate::config::plan::DriverSpec;
 use crate::mapping::rule::{Deadband, Kind, Report};
 use crate::modbus::spec::{BusSpec, DataType, Parity, Table, Transport};
+use crate::sample::Value;
 
 fn right(files: &Memory) -> plan::Plan {
     let outcome = files.compile();
@@ -246,6 +247,25 @@ fn rules_stand_in_the_order_of_the_points_and_have_their_topics() {
     };
     assert_eq!(topic(0, "frequency"), "plant/pi-1/rs485/meter-1/frequency");
     assert_eq!(topic(1, "door"), "pi-1/plc-1/door");
+}
+
+#[test]
+fn no_value_is_written_as_the_manual_does_signed_or_not() {
+    let none = |types: &str, number: &str| {
+        let profile = "[profile]\nname = 'n'\nmanufacturer = 'm'\nsource = 's'\n[[point]]\nname = 'p'\n";
+        let point = format!("{profile}holding = 40071\ntype = '{types}'\nnot_available = {number}\n");
+        let outcome = compile_profile("p.toml", &point);
+        // A profile's addresses are the protocol's, whatever they look like.
+        assert_eq!(lines(&outcome), Vec::<String>::new());
+        outcome.plan.unwrap().buses[0].rules[0].not_available.clone().unwrap()
+    };
+    assert_eq!(none("i16", "0x8000"), Value::Int(-32_768));
+    assert_eq!(none("i16", "-32768"), Value::Int(-32_768));
+    assert_eq!(none("u16", "-1"), Value::Uint(0xFFFF));
+    assert_eq!(none("i32", "0x80000000"), Value::Int(i64::from(i32::MIN)));
+    assert_eq!(none("u32", "0xFFFFFFFF"), Value::Uint(0xFFFF_FFFF));
+    assert_eq!(none("u64", "-1"), Value::Uint(u64::MAX));
+    assert_eq!(none("i64", "-1"), Value::Int(-1));
 }
 
 #[test]
