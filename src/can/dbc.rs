@@ -371,24 +371,25 @@ fn selectors(message: &can_dbc::Message, signal: &Signal, facts: &Facts<'_>) -> 
     let mut found = Vec::new();
     let mut current = signal;
     loop {
-        let own = match current.multiplexer_indicator {
-            MultiplexIndicator::MultiplexedSignal(value)
-            | MultiplexIndicator::MultiplexorAndMultiplexedSignal(value) => value,
-            MultiplexIndicator::Multiplexor | MultiplexIndicator::Plain => return Ok(found),
-        };
-        let (parent, ranges) = match facts.extended.get(&(message.id, current.name.as_str())) {
-            Some(entry) => (
+        // Some tools write a multiplexor under another as a plain `M`, and say by `SG_MUL_VAL_` alone where it belongs.
+        let extended = facts.extended.get(&(message.id, current.name.as_str()));
+        let (parent, ranges) = match (extended, current.multiplexer_indicator) {
+            (Some(entry), _) => (
                 message.signals.iter().find(|other| other.name == entry.multiplexor_signal_name),
                 entry.mappings.iter().map(|range| (range.min_value, range.max_value)).collect(),
             ),
-            None => (
+            (
+                None,
+                MultiplexIndicator::MultiplexedSignal(own) | MultiplexIndicator::MultiplexorAndMultiplexedSignal(own),
+            ) => (
                 message.signals.iter().find(|other| other.multiplexer_indicator == MultiplexIndicator::Multiplexor),
                 vec![(own, own)],
             ),
+            (None, MultiplexIndicator::Multiplexor | MultiplexIndicator::Plain) => return Ok(found),
         };
         let Some(parent) = parent.filter(|_| found.len() < SELECTORS_MAX) else {
-            let name = facts.extended.get(&(message.id, current.name.as_str()));
-            return Err(SkipReason::Multiplexor(name.map_or("M", |entry| &entry.multiplexor_signal_name).to_owned()));
+            let name = extended.map_or("M", |entry| &entry.multiplexor_signal_name);
+            return Err(SkipReason::Multiplexor(name.to_owned()));
         };
         found.push(Selector { layout: layout(message, parent, facts)?, ranges });
         current = parent;

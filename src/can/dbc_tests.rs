@@ -24,6 +24,7 @@ BO_ 513 Muxed: 8 ECU
  SG_ Mode M : 0|8@1+ (1,0) [0|0] "" Vector__XXX
  SG_ Sub m1M : 8|8@1+ (1,0) [0|0] "" Vector__XXX
  SG_ Deep m3 : 16|32@1- (1,0) [0|0] "" Vector__XXX
+ SG_ Other M : 40|8@1+ (1,0) [0|0] "" Vector__XXX
  SG_ Plain m2 : 8|8@1+ (1,0) [0|0] "" Vector__XXX
 
 BO_ 65552 TooWide: 8 ECU
@@ -39,6 +40,7 @@ BA_ "SystemSignalLongSymbol" SG_ 2566844672 WheelBasedVehicleSp "WheelBasedVehic
 VAL_ 1001 Gear 0 "neutral" -1 "reverse" ;
 SIG_VALTYPE_ 513 Deep : 1;
 SG_MUL_VAL_ 513 Sub Mode 1-1;
+SG_MUL_VAL_ 513 Other Mode 4-4;
 SG_MUL_VAL_ 513 Deep Sub 3-3, 5-7;
 "#;
 
@@ -82,6 +84,8 @@ fn a_signal_under_two_multiplexors_names_both() {
             Selector { layout: mode, ranges: vec![(1, 1)] }
         ]
     );
+    let other = message.signal("Other").unwrap();
+    assert_eq!(other.when, [Selector { layout: mode, ranges: vec![(4, 4)] }], "written as a plain multiplexor");
     assert_eq!(message.signal("Plain").unwrap().when, [Selector { layout: mode, ranges: vec![(2, 2)] }]);
 }
 
@@ -90,7 +94,7 @@ fn what_makes_no_sense_is_left_out_and_said_with_its_line() {
     let file = parse(FILE.as_bytes()).unwrap();
     let skipped: Vec<_> =
         file.skipped.iter().map(|skip| (skip.line, skip.message.as_str(), skip.signal.as_deref())).collect();
-    assert_eq!(skipped, [(15, "VehicleSpeed", Some("Beyond")), (26, "TooWide", None)]);
+    assert_eq!(skipped, [(15, "VehicleSpeed", Some("Beyond")), (27, "TooWide", None)]);
     assert_eq!(file.skipped[1].reason, SkipReason::Identifier(65552));
     assert!(file.message(ORPHANS).is_none());
 }
