@@ -11,9 +11,7 @@ use anyhow::{Context, Result};
 use fieldgate::can::dbc;
 use fieldgate::can::frame::CanId;
 use fieldgate::can::signal::{BitOrder, Layout, Number};
-use fieldgate::can::spec::{
-    Addressing, AnswerKind, AnswerSpec, BusSpec, CanPoint, CommandSpec, RequestSpec, SignalSpec, Source,
-};
+use fieldgate::can::spec::{Addressing, AnswerKind, AnswerSpec, BusSpec, CanPoint, RequestSpec, Source};
 use fieldgate::can::task;
 use fieldgate::clock::Now;
 use fieldgate::command::{Command, CommandId};
@@ -41,17 +39,8 @@ fn points(database: &dbc::Database, min_interval: Duration) -> Result<Vec<CanPoi
     };
     for message in &database.messages {
         for signal in &message.signals {
-            let heard = SignalSpec { from: message.from, layout: signal.layout, when: signal.when.clone() };
-            add(signal.name.clone(), Source::Signal(heard));
-            let set = CommandSpec {
-                frame: message.id,
-                fd: message.fd,
-                length: u8::try_from(message.length)?,
-                initial: 0,
-                layout: signal.layout,
-                set: Vec::new(),
-                cycle: None,
-            };
+            add(signal.name.clone(), Source::Signal(message.heard(signal, None)));
+            let set = message.commanded(signal, None).context("no single frame holds the message")?;
             add(format!("set {}", signal.name), Source::Command(set));
         }
     }

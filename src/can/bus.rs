@@ -294,6 +294,14 @@ impl Bus {
         std::mem::take(&mut self.outcomes)
     }
 
+    pub fn link_state(&self) -> LinkState {
+        self.link.state
+    }
+
+    pub fn controller_state(&self) -> ControllerState {
+        self.link.controller
+    }
+
     pub fn status(&self) -> BusStatus {
         let asked = self.requests.counters;
         let lost = (self.overflows > 0).then(|| format!("{} frames lost before they were read", self.overflows));

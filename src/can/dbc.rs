@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use can_dbc::{
     AttributeDefinition, AttributeValue, AttributeValueType, ByteOrder, Comment, Dbc, MessageId, MultiplexIndicator,
@@ -12,7 +13,7 @@ use thiserror::Error;
 use super::frame::{CanId, fd_length};
 use super::j1939;
 use super::signal::{BitOrder, Layout, LayoutError, Number};
-use super::spec::{FrameMatch, Selector};
+use super::spec::{CommandSpec, FrameMatch, Selector, SignalSpec};
 
 /// A message that holds the signals without one; not a frame.
 const ORPHANS: &str = "VECTOR__INDEPENDENT_SIG_MSG";
@@ -106,6 +107,32 @@ impl DbcMessage {
     /// By long or short name.
     pub fn signal(&self, name: &str) -> Option<&DbcSignal> {
         self.signals.iter().find(|signal| signal.name == name || signal.short_name == name)
+    }
+
+    /// The signal as something to hear; `source` only for a J1939 message.
+    pub fn heard(&self, signal: &DbcSignal, source: Option<u8>) -> SignalSpec {
+        let from = match self.from {
+            FrameMatch::Pgn { pgn, .. } => FrameMatch::Pgn { pgn, source },
+            FrameMatch::Id(id) => FrameMatch::Id(id),
+        };
+        SignalSpec { from, layout: signal.layout, when: signal.when.clone() }
+    }
+
+    /// The signal as something to set; `None` for a message that no single frame holds. Of several multiplexor values
+    /// under which the signal stands the first is sent.
+    pub fn commanded(&self, signal: &DbcSignal, cycle: Option<Duration>) -> Option<CommandSpec> {
+        let length =
+            u8::try_from(self.length).ok().filter(|length| fd_length(usize::from(*length)) == Some(*length))?;
+        let selected = |selector: &Selector| Some((selector.layout, selector.ranges.first()?.0));
+        Some(CommandSpec {
+            frame: self.id,
+            fd: self.fd,
+            length,
+            initial: if matches!(self.from, FrameMatch::Pgn { .. }) { 0xFF } else { 0 },
+            layout: signal.layout,
+            set: signal.when.iter().filter_map(selected).collect(),
+            cycle,
+        })
     }
 }
 

@@ -100,6 +100,20 @@ fn what_makes_no_sense_is_left_out_and_said_with_its_line() {
 }
 
 #[test]
+fn a_signal_can_be_heard_and_set_with_its_multiplexors() {
+    let file = parse(FILE.as_bytes()).unwrap();
+    let group = file.message("CCVS1").unwrap();
+    let heard = group.heard(&group.signals[0], Some(3));
+    assert_eq!(heard.from, FrameMatch::Pgn { pgn: 65265, source: Some(3) });
+    assert_eq!(group.commanded(&group.signals[0], None).unwrap().initial, 0xFF);
+    let message = file.message("Muxed").unwrap();
+    let (mode, sub) = (message.signal("Mode").unwrap().layout, message.signal("Sub").unwrap().layout);
+    let set = message.commanded(message.signal("Deep").unwrap(), None).unwrap();
+    assert_eq!(set.set, [(sub, 3), (mode, 1)]);
+    assert_eq!((set.frame, set.length), (CanId::standard(513).unwrap(), 8));
+}
+
+#[test]
 fn text_of_windows_is_read() {
     let file = FILE.replace("km/h", "\u{b0}C");
     let bytes: Vec<u8> = file.chars().map(|letter| u8::try_from(u32::from(letter)).unwrap()).collect();

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::bus::Bus;
 use super::filter::filters;
-use super::frame::{ERROR_CLASSES, Received};
+use super::frame::{ControllerState, ERROR_CLASSES, Received};
 use super::spec::BusSpec;
 use crate::clock::{Now, UnixMs};
 use crate::command::Command;
@@ -51,6 +51,7 @@ pub async fn run_on(
     let now = Now::read();
     let core = Bus::new(&spec, bus, now);
     let status = core.status();
+    let alarm = (core.link_state(), core.controller_state());
     let mut task = Task {
         spec,
         bus,
@@ -62,6 +63,7 @@ pub async fn run_on(
         reopen: (Instant::from_std(now.mono), REOPEN_MIN),
         retry: None,
         told: (status, Instant::from_std(now.mono)),
+        alarm,
     };
     // Ends where the gateway has gone; there is nobody left to tell.
     while task.turn().await.is_some() {}
@@ -78,7 +80,10 @@ struct Task<F> {
     /// When to try next, and how long to wait after that.
     reopen: (Instant, Duration),
     retry: Option<Instant>,
+    /// The status told last, and when.
     told: (BusStatus, Instant),
+    /// What is told at once when it changes.
+    alarm: (LinkState, ControllerState),
 }
 
 enum Event {
@@ -195,9 +200,10 @@ impl<F: FnMut(&BusSpec) -> io::Result<CanSocket>> Task<F> {
         }
         let status = self.core.status();
         let (told, at) = &self.told;
-        let changed =
-            status.state != told.state || (status.state == LinkState::Up && status.last_error != told.last_error);
+        let alarm = (self.core.link_state(), self.core.controller_state());
+        let changed = alarm != self.alarm;
         if changed || (status != *told && at.into_std() + STATUS_INTERVAL <= now.mono) {
+            self.alarm = alarm;
             self.told = (status.clone(), Instant::from_std(now.mono));
             self.events.send(BusEvent::Status(self.bus, status)).await.ok()?;
         }
