@@ -5,14 +5,21 @@
 
 pub mod broker;
 pub mod can;
+pub mod check;
 pub mod clock;
+pub mod clocksync;
 pub mod command;
 pub mod config;
+pub mod demo;
 pub mod driver;
+pub mod gateway;
 pub mod hub;
 pub mod mapping;
 pub mod message;
 pub mod modbus;
 pub mod sample;
+pub mod simulate;
+pub mod status;
 pub mod store;
+pub mod timestamp;
 pub mod uplink;

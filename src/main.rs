@@ -1,17 +1,23 @@
 //! The command line: parses it, starts what was asked, and turns the outcome into an exit status.
 
-use std::path::PathBuf;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
+use fieldgate::broker::passwd;
+use fieldgate::clock::Now;
+use fieldgate::{check, config, demo, gateway, simulate};
+use tracing::Level;
 
 /// Modbus and CAN to MQTT on a small machine, with its own broker and a store that loses nothing.
 #[derive(Parser)]
 #[command(name = "fieldgate", version, arg_required_else_help = true)]
 struct Cli {
     /// How much to log: error, warn, info, debug or trace.
-    #[arg(long, global = true, default_value = "info", value_name = "LEVEL", env = "FIELDGATE_LOG")]
-    log: tracing::Level,
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log: Option<Level>,
     #[command(subcommand)]
     command: Command,
 }
@@ -45,7 +51,10 @@ enum Command {
     /// Read a password (prompt or stdin) and print its argon2id hash.
     Passwd,
     /// Print the JSON Schema of a file, for editors.
-    Schema { which: SchemaOf },
+    Schema {
+        /// Which file.
+        which: SchemaOf,
+    },
 }
 
 #[derive(clap::Args)]
@@ -63,5 +72,109 @@ enum SchemaOf {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    ExitCode::SUCCESS
+    let quiet = matches!(cli.command, Command::Demo { .. });
+    log_to_stderr(cli.log.unwrap_or(if quiet { Level::WARN } else { Level::INFO }));
+    let done = match cli.command {
+        Command::Run { file } => return gateway::service::run(&file.path),
+        Command::Check { file, json } => return check_files(&file.path, json),
+        Command::Demo { seconds } => demo::task::run(seconds),
+        Command::Simulate { file } => return stand_in(&file.path),
+        Command::Passwd => hash_password(),
+        Command::Schema { which } => print_schema(which),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tracing::error!("{failure:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Under systemd the journal has the time already.
+fn log_to_stderr(level: Level) {
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let log = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(!journal && io::stderr().is_terminal())
+        .with_target(false);
+    if journal { log.without_time().init() } else { log.init() }
+}
+
+fn check_files(file: &Path, json: bool) -> ExitCode {
+    let report = check::report(check::with_loads(config::load(file)), Now::read());
+    let text = if json {
+        serde_json::to_string_pretty(&report).map(|text| text + "\n").unwrap_or_default()
+    } else {
+        check::text(&report)
+    };
+    print(&text);
+    ExitCode::from(report.exit_status())
+}
+
+fn stand_in(file: &Path) -> ExitCode {
+    let outcome = check::with_loads(config::load(file));
+    let Some(plan) = outcome.plan else {
+        print(&check::text(&check::report(outcome, Now::read())));
+        return ExitCode::from(2);
+    };
+    match gateway::service::block_on(simulate::task::run(plan)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tracing::error!("{failure:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn hash_password() -> anyhow::Result<()> {
+    let password = if io::stdin().is_terminal() { ask_twice()? } else { first_line()? };
+    anyhow::ensure!(!password.is_empty(), "the password is empty; type one, or send one line to stdin");
+    print(&format!("{}\n", passwd::hash_password(&password)?));
+    Ok(())
+}
+
+fn first_line() -> anyhow::Result<String> {
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).context("cannot read stdin")?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn ask_twice() -> anyhow::Result<String> {
+    let first = without_echo("Password: ")?;
+    anyhow::ensure!(first == without_echo("Again: ")?, "the two differ; try again");
+    Ok(first)
+}
+
+fn without_echo(prompt: &str) -> anyhow::Result<String> {
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    let mut terminal = io::stderr();
+    write!(terminal, "{prompt}")?;
+    terminal.flush()?;
+    let stdin = io::stdin();
+    let before = tcgetattr(&stdin)?;
+    let mut silent = before.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    tcsetattr(&stdin, OptionalActions::Now, &silent)?;
+    let line = first_line();
+    tcsetattr(&stdin, OptionalActions::Now, &before)?;
+    writeln!(terminal)?;
+    line
+}
+
+fn print_schema(which: SchemaOf) -> anyhow::Result<()> {
+    let schema = config::schema(match which {
+        SchemaOf::Gateway => config::SchemaOf::Gateway,
+        SchemaOf::Mapping => config::SchemaOf::Mapping,
+    });
+    print(&format!("{}\n", serde_json::to_string_pretty(&schema)?));
+    Ok(())
+}
+
+/// A reader that went away (`| head`) is no failure.
+fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes());
+    let _ = out.flush();
 }

@@ -1,3 +1,28 @@
 //! The local MQTT broker, 3.1.1 and 5.0: sessions, access, retained messages, and the sockets.
 
+mod acl;
+mod api;
+mod connection;
+mod core;
+mod decode;
+mod encode;
+mod guard;
+mod inbound;
+mod lifecycle;
+mod login;
+mod outbound;
+mod packet;
+pub mod passwd;
+mod record;
+mod retained;
+mod routing;
+mod session;
 pub mod spec;
+pub mod task;
+mod tls;
+
+pub use api::{AckToken, ConnId, Counters, FIRST_SESSION_DEST, Input, Output, Peer, Refusal, Restored, Secret};
+pub use core::Broker;
+pub use packet::Reason;
+pub use routing::Route;
+pub use tls::task::TlsError;

@@ -1,4 +1,6 @@
-//! Who gets a message: one index for all who listen, whether or not there is a local broker.
+//! Who gets a message, and what must be stored before it is acknowledged; the same with and without a local broker.
 
 pub mod commit;
+pub mod index;
+pub mod routes;
 pub mod topics;

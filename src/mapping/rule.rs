@@ -92,3 +92,32 @@ pub struct FailSafe {
     pub value: f64,
     pub after: Duration,
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An unsigned word published as JSON at every sample.
+    pub(crate) fn rule(topic: &str) -> PointRule {
+        PointRule {
+            device: "meter-1".into(),
+            point: "voltage".into(),
+            topic: topic.into(),
+            kind: Kind::Integer { min: 0, max: 65_535 },
+            bits: None,
+            scale: 1.0,
+            offset: 0.0,
+            decimals: None,
+            unit: None,
+            map: BTreeMap::new(),
+            report: Report::Always,
+            deadband: None,
+            heartbeat: None,
+            min_interval: Duration::ZERO,
+            qos: Qos::AtLeastOnce,
+            retain: true,
+            payload: PayloadForm::Json,
+            write: None,
+        }
+    }
+}

@@ -4,9 +4,19 @@
 //! its last place does. Only the writer thread touches SQLite. It takes [`Batch`]es in order, makes each one
 //! transaction (WAL, `synchronous=FULL`), and then says [`StoreEvent::Committed`].
 
+mod encode;
+mod policy;
+mod segment;
+mod seqset;
+mod work;
+mod writer;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+pub use self::writer::{Destination, Note, Opened, StoreHandle, open};
 
 use crate::clock::UnixMs;
 use crate::message::Message;
@@ -92,6 +102,40 @@ pub enum Space {
     Retained = 4,
     /// Bus, device → what a driver learnt.
     Learnt = 5,
+}
+
+impl Space {
+    /// Every namespace.
+    pub const ALL: [Self; 5] = [Self::Session, Self::Outbound, Self::Inbound, Self::Retained, Self::Learnt];
+}
+
+/// The order in which a destination reads its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    Oldest,
+    Newest,
+}
+
+/// Why the store does not work, or not on its file.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{path} cannot be used: {error}", path = .path.display())]
+    Folder { path: PathBuf, error: std::io::Error },
+    #[error(
+        "{path} has schema version {version}, this program knows {known}: \
+         run the newer program, or move the file away to begin anew", path = .path.display()
+    )]
+    Newer { path: PathBuf, version: i64, known: i64 },
+    #[error("the store's file is corrupt: {0}")]
+    Corrupt(String),
+    #[error("{path} can be opened now and was not at the start: restart the gateway to take it up", path = .path.display())]
+    FoundLate { path: PathBuf },
+    #[error("the store's file can only be read: {0}")]
+    ReadOnly(String),
+    #[error("SQLite: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    #[error("the writer's thread cannot start: {0}")]
+    Thread(std::io::Error),
 }
 
 /// Ops that are committed together. Tickets rise by one.

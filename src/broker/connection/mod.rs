@@ -1,0 +1,3 @@
+//! One client's socket, after its handshakes.
+
+pub(crate) mod task;

@@ -1,0 +1,429 @@
+//! The broker as a state machine: what happened goes in, what is to be done comes out. No socket, no clock.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use tracing::debug;
+
+use super::api::{AckToken, ConnId, Counters, Input, Output, Peer, Refusal, Restored};
+use super::decode;
+use super::encode::{self, OutBuffer};
+use super::guard::Guard;
+use super::login::Login;
+use super::packet::{Packet, Reason, Version};
+use super::retained::Retained;
+use super::routing::Subscribers;
+use super::session::Session;
+use super::spec::BrokerSpec;
+use crate::clock::Now;
+use crate::message::{Message, Qos};
+use crate::store::{DestId, Op};
+
+/// Topic aliases that a client may use towards us; each holds one topic.
+pub(crate) const TOPIC_ALIAS_MAX: u16 = 16;
+/// A connection that has this many bytes unwritten gets no more messages until the socket took some.
+pub(crate) const CHOKE_BYTES: usize = 256 * 1024;
+
+pub(crate) struct Conn {
+    pub(crate) peer: Peer,
+    pub(crate) state: State,
+    pub(crate) version: Version,
+    pub(crate) input: BytesMut,
+    pub(crate) out: OutBuffer,
+    /// Sent and not yet written by the socket.
+    pub(crate) unwritten: usize,
+    pub(crate) dirty: bool,
+    pub(crate) last_seen: Instant,
+    /// One and a half times what was agreed; `None`: no limit.
+    pub(crate) keep_alive: Option<Duration>,
+    /// When the timer of the present state fires.
+    pub(crate) timer_at: Option<Instant>,
+    pub(crate) aliases: Vec<Option<Arc<str>>>,
+    /// What the client takes: largest packet, QoS 1 and 2 messages under way.
+    pub(crate) max_packet_bytes: usize,
+    pub(crate) window: usize,
+}
+
+pub(crate) enum State {
+    AwaitConnect,
+    /// The password is being checked, or waits to be.
+    Checking(Box<Login>),
+    Open {
+        session: u32,
+    },
+}
+
+impl Conn {
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.unwritten + self.out.len()
+    }
+
+    pub(crate) fn is_choked(&self, max_outbound_bytes: usize) -> bool {
+        self.queued_bytes() >= CHOKE_BYTES.min(max_outbound_bytes)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    Conn(ConnId),
+    Expire(u32),
+    Will(u32),
+}
+
+/// The broker. Whoever owns it calls a `handle…`, then drains [`Broker::poll_output`], and calls [`Broker::handle_timeout`] when
+/// [`Broker::next_timeout`] has come.
+pub struct Broker {
+    pub(crate) spec: BrokerSpec,
+    /// `fieldgate/{gateway}/`.
+    pub(crate) own: Arc<str>,
+    pub(crate) started: Instant,
+    pub(crate) conns: HashMap<ConnId, Conn>,
+    pub(crate) sessions: HashMap<u32, Session>,
+    pub(crate) clients: HashMap<Arc<str>, u32>,
+    pub(crate) dests: HashMap<DestId, u32>,
+    pub(crate) subscribers: Subscribers,
+    pub(crate) retained: Retained,
+    pub(crate) guard: Guard,
+    pub(crate) timers: BTreeSet<(Instant, Timer)>,
+    pub(crate) outputs: VecDeque<Output>,
+    /// Connections with something in `out`.
+    pub(crate) dirty: VecDeque<ConnId>,
+    /// Connections to be closed once their `out` is sent.
+    pub(crate) closing: VecDeque<(ConnId, OutBuffer, Reason)>,
+    pub(crate) next_session: u32,
+    pub(crate) next_dest: u32,
+    pub(crate) assigned: u64,
+    pub(crate) counters: Counters,
+}
+
+impl Broker {
+    /// `gateway` is the id in `fieldgate/{gateway}/…`, where no client publishes.
+    pub fn new(now: Now, gateway: &str, spec: BrokerSpec, restored: Restored) -> Self {
+        let mut broker = Self {
+            own: format!("fieldgate/{gateway}/").into(),
+            started: now.mono,
+            conns: HashMap::new(),
+            sessions: HashMap::new(),
+            clients: HashMap::new(),
+            dests: HashMap::new(),
+            subscribers: Subscribers::default(),
+            retained: Retained::new(spec.limits.max_retained_messages, spec.limits.max_retained_bytes),
+            guard: Guard::default(),
+            timers: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            dirty: VecDeque::new(),
+            closing: VecDeque::new(),
+            next_session: 1,
+            next_dest: super::api::FIRST_SESSION_DEST,
+            assigned: 0,
+            counters: Counters::default(),
+            spec,
+        };
+        broker.restore(now, restored);
+        broker
+    }
+
+    pub fn handle(&mut self, now: Now, input: Input) {
+        match input {
+            Input::Connected { conn, peer } => self.connected(now, conn, peer),
+            Input::Bytes { conn, data } => self.bytes(now, conn, data),
+            Input::Closed { conn } => self.lost(now, conn, true),
+            Input::Written { conn, bytes } => self.written(now, conn, bytes),
+            Input::PasswordChecked { conn, ok } => self.password_checked(now, conn, ok),
+            Input::Loaded { dest, after, rows, more } => self.loaded(now, dest, after, rows, more),
+        }
+    }
+
+    /// What is to be done next, in order; `None`: nothing more for now.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        if let Some(output) = self.outputs.pop_front() {
+            return Some(output);
+        }
+        while let Some(&conn) = self.dirty.front() {
+            if let Some(state) = self.conns.get_mut(&conn) {
+                if let Some(data) = state.out.pop() {
+                    state.unwritten += data.len();
+                    self.counters.bytes_sent += data.len() as u64;
+                    return Some(Output::Send { conn, data });
+                }
+                state.dirty = false;
+            }
+            self.dirty.pop_front();
+        }
+        if let Some((conn, out, _)) = self.closing.front_mut() {
+            let conn = *conn;
+            if let Some(data) = out.pop() {
+                self.counters.bytes_sent += data.len() as u64;
+                return Some(Output::Send { conn, data });
+            }
+            return self.closing.pop_front().map(|(conn, _, reason)| Output::Close { conn, reason });
+        }
+        None
+    }
+
+    /// When [`Broker::handle_timeout`] has something to do.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(&(at, timer)) = self.timers.first() {
+            if at > now.mono {
+                return;
+            }
+            self.timers.pop_first();
+            match timer {
+                Timer::Conn(conn) => self.conn_timer(now, conn),
+                Timer::Expire(session) => self.end_session(now, session),
+                Timer::Will(session) => {
+                    if let Some(session) = self.sessions.get_mut(&session) {
+                        session.will_at = None;
+                    }
+                    self.publish_will(now, session);
+                }
+            }
+        }
+    }
+
+    /// The store's answer to a `Publish` or a `Barrier`. A late one, of a connection that is gone, is taken too.
+    pub fn acknowledge(&mut self, now: Now, token: AckToken, result: Result<(), Refusal>) {
+        self.settle(now, token, result);
+    }
+
+    /// What the broker has done and holds.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            connections_now: self.conns.len() as u64,
+            sessions_now: self.sessions.len() as u64,
+            subscriptions_now: self.sessions.values().map(|session| session.subscriptions.len() as u64).sum(),
+            retained_now: self.retained.len() as u64,
+            retained_bytes: self.retained.bytes(),
+            ..self.counters
+        }
+    }
+
+    /// `$SYS/broker/…`, retained, as brokers have it. Publish them as the gateway's own, every ten seconds or so.
+    pub fn sys_messages(&self, now: Now) -> Vec<Message> {
+        let counters = self.counters();
+        let connected = self.sessions.values().filter(|session| session.conn.is_some()).count() as u64;
+        let uptime = now.mono.saturating_duration_since(self.started).as_secs();
+        let values = [
+            ("version", concat!("fieldgate ", env!("CARGO_PKG_VERSION")).to_owned()),
+            ("uptime", format!("{uptime} seconds")),
+            ("clients/connected", connected.to_string()),
+            ("clients/disconnected", (counters.sessions_now - connected).to_string()),
+            ("clients/total", counters.sessions_now.to_string()),
+            ("messages/received", counters.messages_received.to_string()),
+            ("messages/sent", counters.messages_sent.to_string()),
+            ("bytes/received", counters.bytes_received.to_string()),
+            ("bytes/sent", counters.bytes_sent.to_string()),
+            ("retained messages/count", counters.retained_now.to_string()),
+            ("store/messages/bytes", counters.retained_bytes.to_string()),
+            ("subscriptions/count", counters.subscriptions_now.to_string()),
+            ("publish/messages/dropped", (counters.dropped_qos0 + counters.dropped_expired).to_string()),
+        ];
+        values
+            .into_iter()
+            .map(|(name, value)| Message::new(format!("$SYS/broker/{name}"), value, Qos::AtMostOnce, true))
+            .collect()
+    }
+
+    pub(crate) fn store(&mut self, op: Op) {
+        self.outputs.push_back(Output::Store(op));
+    }
+
+    pub(crate) fn mark_dirty(&mut self, conn: ConnId) {
+        if let Some(state) = self.conns.get_mut(&conn)
+            && !state.dirty
+            && !state.out.is_empty()
+        {
+            state.dirty = true;
+            self.dirty.push_back(conn);
+        }
+    }
+
+    fn connected(&mut self, now: Now, conn: ConnId, peer: Peer) {
+        self.counters.connections_accepted += 1;
+        if self.conns.len() >= self.spec.limits.max_connections || self.conns.contains_key(&conn) {
+            self.counters.connections_refused += 1;
+            self.outputs.push_back(Output::Close { conn, reason: Reason::QuotaExceeded });
+            return;
+        }
+        let deadline = now.mono + self.spec.limits.connect_timeout;
+        self.timers.insert((deadline, Timer::Conn(conn)));
+        let state = Conn {
+            peer,
+            state: State::AwaitConnect,
+            version: Version::V4,
+            input: BytesMut::new(),
+            out: OutBuffer::default(),
+            unwritten: 0,
+            dirty: false,
+            last_seen: now.mono,
+            keep_alive: None,
+            timer_at: Some(deadline),
+            aliases: Vec::new(),
+            max_packet_bytes: usize::MAX,
+            window: 1,
+        };
+        self.conns.insert(conn, state);
+    }
+
+    fn bytes(&mut self, now: Now, conn: ConnId, data: Bytes) {
+        self.counters.bytes_received += data.len() as u64;
+        let max = self.spec.limits.max_packet_bytes as usize;
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        state.last_seen = now.mono;
+        let mut data = data;
+        if !state.input.is_empty() || matches!(state.state, State::Checking(_)) {
+            state.input.extend_from_slice(&data);
+            if matches!(state.state, State::Checking(_)) {
+                // Packets may follow CONNECT at once (3.1.4); they wait for its answer, within one packet's bound.
+                if state.input.len() > max {
+                    self.fail(now, conn, Reason::QuotaExceeded);
+                }
+                return;
+            }
+            data = state.input.split().freeze();
+        }
+        self.frames(now, conn, data);
+    }
+
+    /// Takes every whole packet; what is left waits for more bytes.
+    pub(crate) fn frames(&mut self, now: Now, conn: ConnId, mut data: Bytes) {
+        let max = self.spec.limits.max_packet_bytes as usize;
+        loop {
+            let Some(state) = self.conns.get_mut(&conn) else { return };
+            let version = match state.state {
+                State::Open { .. } => Some(state.version),
+                State::AwaitConnect => None,
+                State::Checking(_) => {
+                    state.input.extend_from_slice(&data);
+                    return;
+                }
+            };
+            let length = match decode::frame_length(&data, max) {
+                Ok(Some(length)) => length,
+                Ok(None) => {
+                    if !data.is_empty() {
+                        state.input.extend_from_slice(&data);
+                    }
+                    break;
+                }
+                Err(reason) => return self.fail(now, conn, reason),
+            };
+            let frame = data.split_to(length);
+            match decode::packet(&frame, version) {
+                Ok(packet) => self.packet(now, conn, packet),
+                Err(reason) => return self.fail(now, conn, reason),
+            }
+        }
+        self.mark_dirty(conn);
+        // Answers alone (PINGRESP, PUBACK) must not pile up for a client that only writes.
+        let limit = self.spec.limits.max_outbound_bytes.saturating_add(CHOKE_BYTES);
+        if self.conns.get(&conn).is_some_and(|state| state.queued_bytes() > limit) {
+            self.counters.slow_disconnects += 1;
+            self.fail(now, conn, Reason::QuotaExceeded);
+        }
+    }
+
+    fn packet(&mut self, now: Now, conn: ConnId, packet: Packet) {
+        let session = match self.conns.get(&conn).map(|state| &state.state) {
+            Some(State::Open { session }) => *session,
+            Some(State::AwaitConnect) => {
+                return match packet {
+                    Packet::Connect(connect) => self.connect(now, conn, *connect),
+                    Packet::Publish(_)
+                    | Packet::Ack(_)
+                    | Packet::Subscribe { .. }
+                    | Packet::Unsubscribe { .. }
+                    | Packet::Pingreq
+                    | Packet::Disconnect { .. } => self.fail(now, conn, Reason::ProtocolError),
+                };
+            }
+            Some(State::Checking(_)) | None => return,
+        };
+        match packet {
+            // A second CONNECT (3.1.0-2).
+            Packet::Connect(_) => self.fail(now, conn, Reason::ProtocolError),
+            Packet::Publish(publish) => self.publish(now, conn, session, publish),
+            Packet::Ack(ack) => self.ack(now, conn, session, ack),
+            Packet::Subscribe { id, filters } => self.subscribe(now, conn, session, id, filters),
+            Packet::Unsubscribe { id, filters } => self.unsubscribe(now, session, id, &filters),
+            Packet::Pingreq => {
+                if let Some(state) = self.conns.get_mut(&conn) {
+                    encode::pingresp(&mut state.out);
+                }
+            }
+            Packet::Disconnect { code, session_expiry_secs } => {
+                self.disconnected(now, conn, session, code, session_expiry_secs);
+            }
+        }
+    }
+
+    /// Ends a connection for a reason that its client is told, in the form of its version and state.
+    pub(crate) fn fail(&mut self, now: Now, conn: ConnId, reason: Reason) {
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        debug!(conn = conn.0, ?reason, address = %state.peer.address, "connection ended by the broker");
+        let answering = !matches!(state.state, State::Open { .. });
+        let broken =
+            [Reason::MalformedPacket, Reason::ProtocolError, Reason::TopicNameInvalid, Reason::TopicAliasInvalid];
+        self.counters.protocol_errors += u64::from(broken.contains(&reason));
+        if answering {
+            self.counters.connections_refused += 1;
+            // What is no CONNECT gets no CONNACK (3.1.4); a client that said nothing neither.
+            let silent = matches!(state.state, State::AwaitConnect)
+                && matches!(reason, Reason::ProtocolError | Reason::MalformedPacket | Reason::KeepAliveTimeout);
+            let version = if reason == Reason::UnsupportedNew { Version::V5 } else { state.version };
+            if !silent {
+                encode::connack_refused(&mut state.out, version, reason);
+            }
+        } else {
+            encode::disconnect(&mut state.out, state.version, reason);
+        }
+        let out = std::mem::take(&mut state.out);
+        self.lost(now, conn, true);
+        self.closing.push_back((conn, out, reason));
+    }
+
+    fn conn_timer(&mut self, now: Now, conn: ConnId) {
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        state.timer_at = None;
+        let next = match &state.state {
+            State::AwaitConnect => None,
+            State::Checking(login) => match login.check_at {
+                Some(_) => return self.start_check(now, conn),
+                None => None,
+            },
+            State::Open { .. } => match state.keep_alive {
+                Some(limit) if state.last_seen + limit > now.mono => Some(state.last_seen + limit),
+                Some(_) => None,
+                None => return,
+            },
+        };
+        match next {
+            Some(at) => self.set_conn_timer(conn, Some(at)),
+            None => self.fail(now, conn, Reason::KeepAliveTimeout),
+        }
+    }
+
+    pub(crate) fn set_conn_timer(&mut self, conn: ConnId, at: Option<Instant>) {
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        if let Some(old) = std::mem::replace(&mut state.timer_at, at) {
+            self.timers.remove(&(old, Timer::Conn(conn)));
+        }
+        if let Some(at) = at {
+            self.timers.insert((at, Timer::Conn(conn)));
+        }
+    }
+
+    fn written(&mut self, now: Now, conn: ConnId, bytes: usize) {
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        state.unwritten = state.unwritten.saturating_sub(bytes);
+        if let State::Open { session } = state.state {
+            self.pump(now, session);
+        }
+    }
+}

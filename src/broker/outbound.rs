@@ -1,0 +1,507 @@
+//! What goes to clients: messages with their QoS, in order and within every bound, and the answers to their packets.
+
+use std::sync::Arc;
+
+use tracing::debug;
+
+use super::api::{AckToken, ConnId, Counters, Output, Refusal};
+use super::core::{Broker, CHOKE_BYTES, Conn};
+use super::encode::{self, Delivery};
+use super::packet::{Ack, AckKind, Reason};
+use super::record::{self, OutboundRecord};
+use super::routing::{Route, Target};
+use super::session::{InFlight, Pending, Phase, Reply, Session};
+use crate::clock::Now;
+use crate::hub::topics::filter_matches;
+use crate::message::{Message, Qos};
+use crate::store::{DestId, Op, Seq, Space, Stored};
+
+/// Stored messages of one session that wait in memory; the rest waits in the store.
+const QUEUED_STORED_MAX: usize = 1000;
+/// Bytes of one read of a session's queue.
+const LOAD_BYTES: usize = 256 * 1024;
+
+impl Broker {
+    /// To the receivers that need nothing stored.
+    pub fn deliver_live(&mut self, now: Now, route: &Route, message: &Arc<Message>) {
+        for target in &route.live {
+            self.push(now, target, message, None);
+        }
+    }
+
+    /// To the receivers that must not lose it: with its number once it is committed, in the order of numbers; with `None` when the store
+    /// refused it.
+    pub fn deliver_stored(&mut self, now: Now, route: &Route, message: &Arc<Message>, stored: Option<Seq>) {
+        for target in &route.durable {
+            self.push(now, target, message, stored);
+        }
+    }
+
+    fn push(&mut self, now: Now, target: &Target, message: &Arc<Message>, seq: Option<Seq>) {
+        let bound = self.spec.limits.max_outbound_bytes;
+        let Some(session) = self.sessions.get_mut(&target.session) else { return };
+        let Some(conn) = session.conn else { return };
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        let pending = Pending {
+            message: message.clone(),
+            qos: target.qos,
+            retain: target.retain,
+            dup: false,
+            identifiers: target.identifiers.clone(),
+            seq,
+        };
+        let outbound = &mut session.outbound;
+        if pending.qos == Qos::AtMostOnce
+            && outbound.queued_qos0 == 0
+            && outbound.retained.is_empty()
+            && !state.is_choked(bound)
+        {
+            // The common case: straight into the socket's buffer.
+            send(&mut self.counters, state, now, &pending, 0);
+            return self.mark_dirty(conn);
+        }
+        let over = outbound.queue_bytes + message.cost() > bound;
+        if let Some(seq) = seq {
+            let ahead = outbound.queued_seq.is_none_or(|queued| seq > queued);
+            if ahead && (outbound.behind || over || outbound.queue.len() >= QUEUED_STORED_MAX) {
+                outbound.behind = true;
+                outbound.skipped_seq = outbound.skipped_seq.max(Some(seq));
+                return;
+            }
+        } else if over && !self.make_room(now, target.session, conn, &pending) {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(&target.session) else { return };
+        session.outbound.push(pending);
+        self.pump(now, target.session);
+    }
+
+    /// A slow receiver's queue is full: the oldest QoS 0 goes first, and with none left the receiver itself. `false`: no room.
+    fn make_room(&mut self, now: Now, key: u32, conn: ConnId, pending: &Pending) -> bool {
+        let bound = self.spec.limits.max_outbound_bytes;
+        let Some(session) = self.sessions.get_mut(&key) else { return false };
+        while session.outbound.queue_bytes + pending.message.cost() > bound {
+            if session.outbound.drop_oldest_qos0() {
+                self.counters.dropped_qos0 += 1;
+            } else if pending.qos == Qos::AtMostOnce {
+                self.counters.dropped_qos0 += 1;
+                return false;
+            } else {
+                // One message larger than the whole bound still goes when nothing else waits.
+                if session.outbound.queue.is_empty() {
+                    return true;
+                }
+                tracing::warn!(client = %session.client, "disconnected: it does not read what it subscribed to");
+                self.counters.slow_disconnects += 1;
+                self.fail(now, conn, Reason::QuotaExceeded);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// A session is back on a connection: what was under way goes again (4.4), then what waits.
+    pub(crate) fn resume(&mut self, now: Now, key: u32) {
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.outbound.behind = session.dest.is_some();
+        }
+        self.pump(now, key);
+    }
+
+    /// Sends as much as the socket, the client's window and its packet size allow; reads on in the store when the memory is empty.
+    pub(crate) fn pump(&mut self, now: Now, key: u32) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(conn) = session.conn else { return };
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        let bound = self.spec.limits.max_outbound_bytes;
+        let mut ops = Vec::new();
+        while !state.is_choked(bound) {
+            if let Some(id) = session.outbound.resend.front().copied() {
+                if session.outbound.in_flight.len() - session.outbound.resend.len() >= state.window {
+                    break;
+                }
+                session.outbound.resend.pop_front();
+                resend(&mut self.counters, state, session, now, id);
+                continue;
+            }
+            if let Some((topic, options)) = session.outbound.retained.front().cloned() {
+                let kept = self.retained.get(&topic, now.wall).filter(|_| session.rules.may_receive(&topic)).cloned();
+                if let Some(message) = kept {
+                    let pending = Pending {
+                        qos: options.qos.min(message.qos),
+                        message,
+                        retain: true,
+                        dup: false,
+                        identifiers: options.identifier.into_iter().collect(),
+                        seq: None,
+                    };
+                    if !launch(&mut self.counters, state, session, now, pending, &mut ops) {
+                        break;
+                    }
+                }
+                session.outbound.retained.pop_front();
+                continue;
+            }
+            let Some(pending) = session.outbound.queue.front().cloned() else { break };
+            if !launch(&mut self.counters, state, session, now, pending, &mut ops) {
+                break;
+            }
+            session.outbound.pop();
+        }
+        let load = next_load(session);
+        self.outputs.extend(ops.into_iter().map(Output::Store));
+        self.outputs.extend(load);
+        self.mark_dirty(conn);
+    }
+
+    pub(crate) fn loaded(&mut self, now: Now, dest: DestId, after: Option<Seq>, rows: Vec<Stored>, more: bool) {
+        let Some(&key) = self.dests.get(&dest) else { return };
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        if session.conn.is_none() || session.outbound.loading != Some(after) {
+            return;
+        }
+        session.outbound.loading = None;
+        let mut ops = Vec::new();
+        let nothing = rows.is_empty();
+        for row in rows {
+            let outbound = &session.outbound;
+            if outbound.queued_seq.is_some_and(|queued| row.seq <= queued) || outbound.holds(row.seq) {
+                session.outbound.queued_seq = session.outbound.queued_seq.max(Some(row.seq));
+                continue;
+            }
+            match wanted(session, &row.message) {
+                Some((qos, retain, identifiers)) => {
+                    let dup = session.outbound.maybe_sent > 0;
+                    session.outbound.maybe_sent = session.outbound.maybe_sent.saturating_sub(1);
+                    let message = row.message;
+                    session.outbound.push(Pending { message, qos, retain, dup, identifiers, seq: Some(row.seq) });
+                }
+                None => {
+                    // Unsubscribed or forbidden meanwhile.
+                    session.outbound.queued_seq = session.outbound.queued_seq.max(Some(row.seq));
+                    ops.push(Output::Store(Op::Delivered { dest, seq: row.seq }));
+                }
+            }
+        }
+        let outbound = &mut session.outbound;
+        if (!more || nothing) && outbound.skipped_seq <= outbound.load_covers.max(outbound.queued_seq) {
+            outbound.behind = false;
+        }
+        self.outputs.extend(ops);
+        self.pump(now, key);
+    }
+
+    pub(crate) fn ack(&mut self, now: Now, conn: ConnId, key: u32, ack: Ack) {
+        match ack.kind {
+            AckKind::Puback => {
+                let Some(session) = self.sessions.get_mut(&key) else { return };
+                let qos1 = |flight: &InFlight| matches!(&flight.phase, Phase::Published(pending) if pending.qos == Qos::AtLeastOnce);
+                match session.outbound.find(ack.id).map(|flight| qos1(flight)) {
+                    Some(true) => self.landed(key, ack.id, false),
+                    Some(false) => return self.fail(now, conn, Reason::ProtocolError),
+                    None => {}
+                }
+            }
+            AckKind::Pubrec => return self.pubrec(now, conn, key, ack),
+            AckKind::Pubcomp => {
+                let Some(session) = self.sessions.get_mut(&key) else { return };
+                match session.outbound.find(ack.id).map(|flight| matches!(flight.phase, Phase::Released)) {
+                    Some(true) => self.landed(key, ack.id, true),
+                    Some(false) => return self.fail(now, conn, Reason::ProtocolError),
+                    None => {}
+                }
+            }
+            AckKind::Pubrel => return self.pubrel(now, conn, key, ack.id),
+        }
+        self.pump(now, key);
+    }
+
+    /// The client has the message for good.
+    fn landed(&mut self, key: u32, id: u16, recorded: bool) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(flight) = session.outbound.finish(id) else { return };
+        let (dest, client) = (session.dest, session.client.clone());
+        let Some(dest) = dest else { return };
+        if let Some(seq) = flight.seq {
+            self.store(Op::Delivered { dest, seq });
+        }
+        if recorded {
+            self.store(Op::Delete { space: Space::Outbound, key: record::packet_id_key(&client, id) });
+        }
+    }
+
+    fn pubrec(&mut self, now: Now, conn: ConnId, key: u32, ack: Ack) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let (dest, client) = (session.dest, session.client.clone());
+        let Some(flight) = session.outbound.find(ack.id) else {
+            // Unknown here; PUBREL frees it there (4.3.3).
+            self.reply(key, Reply::Pubrel(ack.id), Some(Reason::PacketIdentifierNotFound as u8));
+            return;
+        };
+        match &flight.phase {
+            Phase::Published(pending) if pending.qos != Qos::ExactlyOnce => {
+                self.fail(now, conn, Reason::ProtocolError);
+            }
+            // The client will not have it (0x80 and above): that ends it as well.
+            Phase::Published(pending) if ack.code >= 0x80 => {
+                let recorded = pending.seq.is_none();
+                self.landed(key, ack.id, recorded);
+                self.pump(now, key);
+            }
+            Phase::Published(_) => {
+                let seq = flight.seq;
+                flight.phase = Phase::Released;
+                if dest.is_none() {
+                    self.reply(key, Reply::Pubrel(ack.id), Some(0));
+                    return;
+                }
+                // From here on the message must not be sent again, also after a restart: PUBREL waits for the store.
+                let value = OutboundRecord { seq: seq.unwrap_or(0) }.encode();
+                let op = Op::Put { space: Space::Outbound, key: record::packet_id_key(&client, ack.id), value };
+                self.store(op);
+                let number = self.reply_stored(key, Reply::Pubrel(ack.id));
+                let flight = self.sessions.get_mut(&key).and_then(|session| session.outbound.find(ack.id));
+                if let (Some(flight), Some(number)) = (flight, number) {
+                    flight.phase = Phase::Recording { number };
+                }
+            }
+            Phase::Recording { .. } => {}
+            Phase::Released => {
+                self.reply(key, Reply::Pubrel(ack.id), Some(0));
+            }
+        }
+    }
+
+    fn pubrel(&mut self, now: Now, conn: ConnId, key: u32, id: u16) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        match session.inbound.get(&id) {
+            // Released before it was acknowledged.
+            Some(taken) if !taken.committed => self.fail(now, conn, Reason::ProtocolError),
+            Some(_) => {
+                session.inbound.remove(&id);
+                if session.dest.is_some() {
+                    let key = record::packet_id_key(&session.client, id);
+                    self.store(Op::Delete { space: Space::Inbound, key });
+                }
+                // After PUBCOMP the client may use the identifier for another message: it must be forgotten on the disk by then.
+                self.reply_stored(key, Reply::Pubcomp(id));
+            }
+            None => {
+                self.reply(key, Reply::Pubcomp(id), Some(Reason::PacketIdentifierNotFound as u8));
+            }
+        }
+    }
+
+    /// An answer that needs nothing stored.
+    pub(crate) fn reply(&mut self, key: u32, reply: Reply, code: Option<u8>) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        session.replies.push(reply, code);
+        self.flush_replies(key);
+    }
+
+    /// An answer that a durable session gets once what was told to the store before is committed.
+    pub(crate) fn reply_stored(&mut self, key: u32, reply: Reply) -> Option<u64> {
+        let session = self.sessions.get_mut(&key)?;
+        if session.dest.is_none() {
+            self.reply(key, reply, Some(0));
+            return None;
+        }
+        let number = session.replies.push(reply, None);
+        self.outputs.push_back(Output::Barrier(AckToken { session: key, number }));
+        Some(number)
+    }
+
+    pub(crate) fn settle(&mut self, now: Now, token: AckToken, result: Result<(), Refusal>) {
+        let key = token.session;
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let on_time = session.replies.settle(token.number, result.map(|()| 0));
+        // QoS 2 inbound: remembered as taken, or forgotten, whether or not its connection is still there.
+        let taken = session.inbound.iter().find(|(_, taken)| taken.number == token.number).map(|(&id, _)| id);
+        if let Some(id) = taken {
+            self.settle_inbound(key, id, on_time, result);
+        }
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        // QoS 2 outbound: recorded, or kept in the store's memory; PUBREL goes either way, now or on the next connection.
+        let recorded = session
+            .outbound
+            .in_flight
+            .iter_mut()
+            .find(|flight| matches!(flight.phase, Phase::Recording { number } if number == token.number));
+        if let Some(flight) = recorded {
+            flight.phase = Phase::Released;
+            let id = flight.id;
+            if !on_time {
+                session.outbound.resend.push_back(id);
+            }
+        }
+        self.flush_replies(key);
+        self.pump(now, key);
+    }
+
+    fn settle_inbound(&mut self, key: u32, id: u16, on_time: bool, result: Result<(), Refusal>) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        match result {
+            Ok(()) => {
+                let Some(taken) = session.inbound.get_mut(&id) else { return };
+                taken.committed = true;
+                taken.number = u64::MAX;
+                if !on_time && std::mem::take(&mut taken.asked_again) && session.conn.is_some() {
+                    self.reply(key, Reply::Pubrec(id), Some(0));
+                }
+            }
+            Err(_) => {
+                session.inbound.remove(&id);
+                if session.dest.is_some() {
+                    let key = record::packet_id_key(&session.client, id);
+                    self.store(Op::Delete { space: Space::Inbound, key });
+                }
+            }
+        }
+    }
+
+    fn flush_replies(&mut self, key: u32) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(conn) = session.conn else { return };
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        while let Some((reply, result)) = session.replies.pop_settled() {
+            write_reply(state, reply, result);
+        }
+        self.mark_dirty(conn);
+    }
+}
+
+fn write_reply(state: &mut Conn, reply: Reply, result: Result<u8, Refusal>) {
+    let version = state.version;
+    let out = &mut state.out;
+    let code = match result {
+        Ok(code) => code,
+        Err(Refusal::Quota) => Reason::QuotaExceeded as u8,
+    };
+    let silent = result.is_err() && version == super::packet::Version::V4;
+    match reply {
+        Reply::Puback(_) | Reply::Pubrec(_) if silent => {}
+        Reply::Puback(id) => encode::ack(out, version, AckKind::Puback, id, code),
+        Reply::Pubrec(id) => encode::ack(out, version, AckKind::Pubrec, id, code),
+        // What was recorded stands in the store's memory when the disk refused it: the flow goes on.
+        Reply::Pubrel(id) => encode::ack(out, version, AckKind::Pubrel, id, result.unwrap_or(0)),
+        Reply::Pubcomp(id) => encode::ack(out, version, AckKind::Pubcomp, id, result.unwrap_or(0)),
+        Reply::Suback { id, unsuback, codes } => encode::suback(out, version, unsuback, id, &codes),
+    }
+}
+
+/// The read that a session with an empty queue needs next.
+fn next_load(session: &mut Session) -> Option<Output> {
+    let dest = session.dest?;
+    let outbound = &mut session.outbound;
+    if !outbound.behind || outbound.loading.is_some() || !outbound.queue.is_empty() {
+        return None;
+    }
+    let after = outbound.queued_seq;
+    outbound.loading = Some(after);
+    outbound.load_covers = outbound.skipped_seq;
+    Some(Output::Load { dest, after, max_bytes: LOAD_BYTES })
+}
+
+/// How a message read back from the store goes to this session: as its subscriptions are now.
+fn wanted(session: &Session, message: &Message) -> Option<(Qos, bool, Vec<u32>)> {
+    if !session.rules.may_receive(&message.topic) {
+        return None;
+    }
+    let mut best: Option<(Qos, bool, Vec<u32>)> = None;
+    for (filter, options) in &session.subscriptions {
+        if !filter_matches(super::routing::bare_filter(filter), &message.topic) {
+            continue;
+        }
+        let (qos, retain, identifiers) = best.get_or_insert((Qos::AtMostOnce, false, Vec::new()));
+        *qos = (*qos).max(options.qos.min(message.qos));
+        *retain |= message.retain && options.retain_as_published;
+        identifiers.extend(options.identifier);
+    }
+    best
+}
+
+/// Sends one message for the first time. `false`: it must wait. Dropped ones count as sent.
+fn launch(
+    counters: &mut Counters,
+    state: &mut Conn,
+    session: &mut Session,
+    now: Now,
+    pending: Pending,
+    ops: &mut Vec<Op>,
+) -> bool {
+    let outbound = &mut session.outbound;
+    if pending.message.expires.is_some_and(|at| at <= now.wall) {
+        counters.dropped_expired += 1;
+        finished(session, &pending, ops);
+        return true;
+    }
+    if pending.qos == Qos::AtMostOnce {
+        send(counters, state, now, &pending, 0);
+        finished(session, &pending, ops);
+        return true;
+    }
+    if outbound.in_flight.len() >= state.window {
+        return false;
+    }
+    let Some(id) = outbound.take_id(pending.qos, pending.seq) else { return false };
+    outbound.sent_seq = outbound.sent_seq.max(pending.seq);
+    outbound.queued_seq = outbound.queued_seq.max(pending.seq);
+    let sent = send(counters, state, now, &pending, id);
+    outbound.in_flight.push_back(InFlight { id, seq: pending.seq, phase: Phase::Published(pending.clone()) });
+    if !sent {
+        outbound.finish(id);
+        finished(session, &pending, ops);
+    } else if pending.qos == Qos::ExactlyOnce && pending.seq.is_none() && session.dest.is_some() {
+        // Without a row in the store nothing else tells the next run that this identifier is in use.
+        let key = record::packet_id_key(&session.client, id);
+        ops.push(Op::Put { space: Space::Outbound, key, value: OutboundRecord { seq: 0 }.encode() });
+    }
+    true
+}
+
+/// The message will not be sent (again): its row goes.
+fn finished(session: &mut Session, pending: &Pending, ops: &mut Vec<Op>) {
+    session.outbound.sent_seq = session.outbound.sent_seq.max(pending.seq);
+    if let (Some(dest), Some(seq)) = (session.dest, pending.seq) {
+        ops.push(Op::Delivered { dest, seq });
+    }
+}
+
+fn resend(counters: &mut Counters, state: &mut Conn, session: &mut Session, now: Now, id: u16) {
+    let Some(flight) = session.outbound.find(id) else { return };
+    match &mut flight.phase {
+        Phase::Published(pending) => {
+            pending.dup = true;
+            send(counters, state, now, pending, id);
+        }
+        Phase::Released => encode::ack(&mut state.out, state.version, AckKind::Pubrel, id, 0),
+        Phase::Recording { .. } => {}
+    }
+}
+
+/// Puts a PUBLISH into the connection's buffer. `false`: the client does not take packets of this size (3.1.2.11.4).
+fn send(counters: &mut Counters, state: &mut Conn, now: Now, pending: &Pending, id: u16) -> bool {
+    let expiry_secs = pending.message.expires.map(|at| {
+        let left = at.0.saturating_sub(now.wall.0).max(0);
+        u32::try_from((left + 999) / 1000).unwrap_or(u32::MAX)
+    });
+    let delivery = Delivery {
+        message: &pending.message,
+        qos: pending.qos,
+        retain: pending.retain,
+        dup: pending.dup && pending.qos != Qos::AtMostOnce,
+        id,
+        identifiers: &pending.identifiers,
+        expiry_secs,
+    };
+    if delivery.size(state.version).is_none_or(|size| size > state.max_packet_bytes) {
+        counters.dropped_too_large += 1;
+        debug!(topic = %pending.message.topic, "message larger than its receiver takes");
+        return false;
+    }
+    delivery.write(state.version, &mut state.out);
+    counters.messages_sent += 1;
+    true
+}
+
+const _: () = assert!(LOAD_BYTES <= CHOKE_BYTES);

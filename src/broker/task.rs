@@ -1,0 +1,333 @@
+//! The broker's sockets: accept loops, handshakes, and the table of connections that the core's outputs go to.
+//!
+//! All of it runs on one `LocalSet`. Every handshake has a task and a time limit of its own, so a silent peer delays nobody.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tracing::{debug, info, warn};
+
+use super::api::{ConnId, Input, Output, Peer, Secret};
+use super::connection::task::{self as connection, Link, Outbox};
+use super::core::CHOKE_BYTES;
+use super::passwd::verify_password;
+use super::spec::{Limits, ListenerSpec, ListenerTransport};
+use super::tls::task::{Identity, TlsError, common_name};
+
+/// Events that wait for the core's loop. Beyond it connections are not read.
+const EVENTS: usize = 256;
+/// Passwords verified at once: each takes 19 MiB and most of a core.
+const VERIFICATIONS: usize = 1;
+/// After an accept that failed for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The certificate's files are looked at this often at most, when somebody connects.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Error)]
+pub enum NetError {
+    #[error("cannot listen on {bind}: {source}")]
+    Bind { bind: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+struct Shared {
+    limits: Cell<Limits>,
+    to_core: mpsc::Sender<Input>,
+    outboxes: RefCell<HashMap<ConnId, Rc<Outbox>>>,
+    next: Cell<u64>,
+    live: Cell<usize>,
+    verifications: Arc<Semaphore>,
+    /// When the next connection may be taken, by the connection rate.
+    next_accept: Cell<Option<tokio::time::Instant>>,
+}
+
+struct Listener {
+    spec: ListenerSpec,
+    local: SocketAddr,
+    identity: Option<Rc<RefCell<Identity>>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The broker's listeners and connections. Its owner feeds the receiver's events to `Broker::handle`, and the core's outputs to
+/// [`Net::apply`].
+pub struct Net {
+    shared: Rc<Shared>,
+    listeners: Vec<Listener>,
+}
+
+impl Net {
+    pub fn new(limits: Limits) -> (Self, mpsc::Receiver<Input>) {
+        let (to_core, events) = mpsc::channel(EVENTS);
+        let shared = Shared {
+            limits: Cell::new(limits),
+            to_core,
+            outboxes: RefCell::default(),
+            next: Cell::new(1),
+            live: Cell::new(0),
+            verifications: Arc::new(Semaphore::new(VERIFICATIONS)),
+            next_accept: Cell::new(None),
+        };
+        (Self { shared: Rc::new(shared), listeners: Vec::new() }, events)
+    }
+
+    /// Makes the listeners what `specs` says, at the start and after a reload: same ones stay (their certificates are read again), others
+    /// are bound, the rest is closed; connections live on. On an error nothing has changed.
+    pub async fn configure(&mut self, specs: &[ListenerSpec], limits: Limits) -> Result<(), NetError> {
+        let mut fresh = Vec::new();
+        for (place, spec) in specs.iter().enumerate() {
+            if self.listeners.iter().any(|listener| listener.spec == *spec) {
+                continue;
+            }
+            let identity = spec.tls.as_ref().map(Identity::load).transpose()?.map(|id| Rc::new(RefCell::new(id)));
+            // The same address in another form (TLS added, say) must be free first.
+            let taken = self.listeners.iter().position(|listener| listener.spec.bind == spec.bind);
+            if let Some(taken) = taken.filter(|_| spec.bind.port() != 0) {
+                let old = self.listeners.remove(taken);
+                old.task.abort();
+                tokio::task::yield_now().await;
+            }
+            let bind = spec.bind;
+            let socket = TcpListener::bind(bind).await.map_err(|source| NetError::Bind { bind, source })?;
+            let local = socket.local_addr().map_err(|source| NetError::Bind { bind, source })?;
+            info!(%local, transport = ?spec.transport, tls = spec.tls.is_some(), "listening");
+            let accept = accept(self.shared.clone(), socket, place, spec.transport, identity.clone());
+            #[allow(clippy::disallowed_methods, reason = "an accept loop")]
+            let task = tokio::task::spawn_local(accept);
+            fresh.push(Listener { spec: spec.clone(), local, identity, task });
+        }
+        self.shared.limits.set(limits);
+        self.listeners.retain(|listener| specs.contains(&listener.spec));
+        for listener in &self.listeners {
+            refresh(listener.identity.as_deref());
+        }
+        self.listeners.append(&mut fresh);
+        Ok(())
+    }
+
+    /// Where the listeners really listen, in no particular order; for tests and the log.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(|listener| listener.local).collect()
+    }
+
+    /// Does what the core asked of the sockets; gives back what is not theirs.
+    pub fn apply(&self, output: Output) -> Option<Output> {
+        match output {
+            Output::Send { conn, data } => {
+                if let Some(outbox) = self.shared.outboxes.borrow().get(&conn) {
+                    outbox.push(data);
+                }
+            }
+            Output::Close { conn, .. } => {
+                if let Some(outbox) = self.shared.outboxes.borrow().get(&conn) {
+                    outbox.close();
+                }
+            }
+            Output::CheckPassword { conn, hash, password } => {
+                #[allow(clippy::disallowed_methods, reason = "verification leaves the event loop")]
+                tokio::task::spawn_local(verify(self.shared.clone(), conn, hash, password));
+            }
+            other @ (Output::Publish { .. } | Output::Store(_) | Output::Barrier(_) | Output::Load { .. }) => {
+                return Some(other);
+            }
+        }
+        None
+    }
+}
+
+async fn verify(shared: Rc<Shared>, conn: ConnId, hash: Arc<str>, password: Secret) {
+    let Ok(_permit) = shared.verifications.clone().acquire_owned().await else { return };
+    if !shared.outboxes.borrow().contains_key(&conn) {
+        return;
+    }
+    #[allow(clippy::disallowed_methods, reason = "argon2 takes tens of milliseconds: not on the event loop")]
+    let verified = tokio::task::spawn_blocking(move || verify_password(&hash, &password.0)).await;
+    let ok = verified.unwrap_or(false);
+    let _ = shared.to_core.send(Input::PasswordChecked { conn, ok }).await;
+}
+
+fn refresh(identity: Option<&RefCell<Identity>>) {
+    match identity.map(|identity| identity.borrow_mut().refresh()) {
+        Some(Ok(true)) => info!("certificate read again"),
+        Some(Err(error)) => warn!(%error, "the certificate stays as it was"),
+        Some(Ok(false)) | None => {}
+    }
+}
+
+/// Counts a socket from its accept to its end.
+struct Live(Rc<Shared>);
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.live.set(self.0.live.get() - 1);
+    }
+}
+
+async fn accept(
+    shared: Rc<Shared>,
+    socket: TcpListener,
+    listener: usize,
+    transport: ListenerTransport,
+    identity: Option<Rc<RefCell<Identity>>>,
+) {
+    let mut checked: Option<tokio::time::Instant> = None;
+    loop {
+        let (stream, address) = match socket.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(%error, "accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if shared.live.get() >= shared.limits.get().max_connections {
+            debug!(%address, "connection refused: max_connections reached");
+            continue;
+        }
+        shared.live.set(shared.live.get() + 1);
+        let live = Live(shared.clone());
+        let now = pace(&shared).await;
+        if identity.is_some() && checked.is_none_or(|at| now >= at + CERTIFICATE_CHECK) {
+            checked = Some(now);
+            refresh(identity.as_deref());
+        }
+        let tls = identity.as_ref().map(|identity| TlsAcceptor::from(identity.borrow().config()));
+        #[allow(clippy::disallowed_methods, reason = "a connection's task")]
+        tokio::task::spawn_local(async move {
+            serve(&live.0, stream, address, listener, transport, tls).await;
+        });
+    }
+}
+
+/// Waits until the connection rate allows another, over all listeners; gives the time.
+async fn pace(shared: &Shared) -> tokio::time::Instant {
+    let now = tokio::time::Instant::from_std(crate::clock::Now::read().mono);
+    let step = Duration::from_secs(1) / shared.limits.get().max_connection_rate.max(1);
+    // Up to a second's worth may come at once.
+    let earliest = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
+    let slot = shared.next_accept.get().map_or(earliest, |next| next.max(earliest));
+    shared.next_accept.set(Some(slot + step));
+    if slot > now {
+        tokio::time::sleep_until(slot).await;
+    }
+    now
+}
+
+async fn serve(
+    shared: &Rc<Shared>,
+    stream: TcpStream,
+    address: SocketAddr,
+    listener: usize,
+    transport: ListenerTransport,
+    tls: Option<TlsAcceptor>,
+) {
+    let limit = shared.limits.get().connect_timeout;
+    // Small packets go at once; without it a PUBACK waits for the peer's delayed ACK.
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%address, %error, "TCP_NODELAY refused");
+    }
+    let peer = Peer { address, listener, certificate_user: None };
+    let Some(tls) = tls else { return transport_on(shared, stream, peer, transport).await };
+    match tokio::time::timeout(limit, tls.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first().cloned());
+            let mut peer = peer;
+            if let Some(certificate) = certificate {
+                peer.certificate_user = common_name(&certificate);
+                if peer.certificate_user.is_none() {
+                    warn!(%address, "connection refused: its certificate has no single CN");
+                    return;
+                }
+            }
+            transport_on(shared, stream, peer, transport).await;
+        }
+        Ok(Err(error)) => debug!(%address, %error, "TLS handshake failed"),
+        Err(_) => debug!(%address, "TLS handshake took too long"),
+    }
+}
+
+/// A connection that MQTT may begin on.
+enum Ready<S> {
+    Stream(S),
+    Frames(WebSocketStream<S>),
+}
+
+async fn transport_on(
+    shared: &Rc<Shared>,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: Peer,
+    transport: ListenerTransport,
+) {
+    let limits = shared.limits.get();
+    let address = peer.address;
+    let stream = match transport {
+        ListenerTransport::Tcp => Ready::Stream(stream),
+        ListenerTransport::WebSocket => {
+            let most = limits.max_packet_bytes as usize;
+            let config = WebSocketConfig::default()
+                .max_message_size(Some(most))
+                .max_frame_size(Some(most))
+                .read_buffer_size(4096)
+                .write_buffer_size(0);
+            let accepted = tokio_tungstenite::accept_hdr_async_with_config(stream, subprotocol, Some(config));
+            match tokio::time::timeout(limits.connect_timeout, accepted).await {
+                Ok(Ok(stream)) => Ready::Frames(stream),
+                Ok(Err(error)) => return debug!(%address, %error, "WebSocket handshake failed"),
+                Err(_) => return debug!(%address, "WebSocket handshake took too long"),
+            }
+        }
+    };
+    let conn = ConnId(shared.next.get());
+    shared.next.set(conn.0 + 1);
+    let outbox = Rc::new(Outbox::default());
+    shared.outboxes.borrow_mut().insert(conn, outbox.clone());
+    let choke_bytes = CHOKE_BYTES.min(limits.max_outbound_bytes);
+    let link = Link { conn, outbox, to_core: shared.to_core.clone(), choke_bytes };
+    if shared.to_core.send(Input::Connected { conn, peer }).await.is_ok() {
+        match stream {
+            Ready::Stream(stream) => connection::stream(&link, stream).await,
+            Ready::Frames(stream) => connection::websocket(&link, stream).await,
+        }
+        // After the last bytes it sent; a core that closed it first takes no notice.
+        let _ = shared.to_core.send(Input::Closed { conn }).await;
+    }
+    shared.outboxes.borrow_mut().remove(&conn);
+}
+
+/// The client must offer `mqtt` (MQTT 5, 6.0-3); old clients also say `mqttv3.1`.
+#[allow(clippy::result_large_err, reason = "the library's callback has this shape")]
+fn subprotocol(request: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
+    let offered = request.headers().get_all("sec-websocket-protocol").iter();
+    let offered = offered.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim);
+    for name in offered {
+        let known = name == "mqtt" || name == "mqttv3.1";
+        if let (true, Ok(value)) = (known, HeaderValue::from_str(name)) {
+            response.headers_mut().insert("sec-websocket-protocol", value);
+            return Ok(response);
+        }
+    }
+    let mut refused = ErrorResponse::new(Some("the WebSocket subprotocol must be mqtt".to_owned()));
+    *refused.status_mut() = StatusCode::BAD_REQUEST;
+    Err(refused)
+}

@@ -1,0 +1,3 @@
+//! Certificates of a listener, and who a client's certificate says it is.
+
+pub(crate) mod task;

@@ -1,0 +1,89 @@
+//! Runs the `[[test]]` cases of the mappings: what a bus brings goes through the codec and the rules, as it would in a run.
+
+use std::sync::Arc;
+
+use crate::clock::Now;
+use crate::clocksync::ClockState;
+use crate::config::plan::{BusPlan, DriverSpec, Expected, Given, Plan, TestCase};
+use crate::mapping::publish::{Boot, Publisher};
+use crate::message::Message;
+use crate::modbus::codec;
+use crate::modbus::spec::{BusSpec, DataType, Table};
+use crate::sample::{BusId, Fault, PointId, Sample, Value};
+
+/// What was published instead, in words; empty where the case holds.
+pub fn run(plan: &Plan, case: &TestCase, now: Now) -> Vec<String> {
+    let Some(bus) = plan.buses.get(case.bus) else {
+        return vec!["its bus does not exist".to_owned()];
+    };
+    let messages = publish(bus, &samples(bus, &case.given, now), now);
+    case.expect.iter().filter_map(|expected| mismatch(expected, &messages)).collect()
+}
+
+fn samples(bus: &BusPlan, given: &Given, now: Now) -> Vec<Sample> {
+    let DriverSpec::Modbus(spec) = &bus.driver;
+    let Given::Registers { device, table, address, words } = given;
+    (0u32..)
+        .zip(&spec.points)
+        .filter(|(_, point)| point.device == *device && point.table == *table)
+        .filter_map(|(index, point)| {
+            let first = usize::from(point.address.checked_sub(*address)?);
+            let words = words.get(first..first + usize::from(point.data.registers()))?;
+            let reading = read(spec, index, words)?;
+            Some(Sample { point: PointId { bus: BusId(0), index }, at: now.wall, reading })
+        })
+        .collect()
+}
+
+fn read(spec: &BusSpec, index: u32, words: &[u16]) -> Option<Result<Value, Fault>> {
+    let point = spec.points.get(usize::try_from(index).ok()?)?;
+    let bit = matches!(point.table, Table::Coil | Table::Discrete);
+    Some(if bit && point.data == DataType::Bool {
+        words.first().map_or(Err(Fault::BadResponse), |word| Ok(Value::Bool(*word != 0)))
+    } else {
+        codec::decode(point.data, point.order, words)
+    })
+}
+
+fn publish(bus: &BusPlan, samples: &[Sample], now: Now) -> Vec<Message> {
+    let rules: Arc<[_]> = bus.rules.clone().into();
+    let mut publisher = Publisher::new(rules, Boot::new("test"));
+    let mut messages = Vec::new();
+    for sample in samples {
+        publisher.sample(now, ClockState::Synced, sample, &mut messages);
+    }
+    messages
+}
+
+fn mismatch(expected: &Expected, messages: &[Message]) -> Option<String> {
+    let Expected { topic, value } = expected;
+    let Some(message) = messages.iter().find(|message| *message.topic == **topic) else {
+        let mut seen: Vec<&str> = messages.iter().map(|message| &*message.topic).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        let seen = if seen.is_empty() { "nothing".to_owned() } else { seen.join(", ") };
+        return Some(format!("expected {topic} = {value}, and nothing was published there; published: {seen}"));
+    };
+    let published = value_of(message);
+    (!same(&published, value)).then(|| format!("expected {topic} = {value}, published {published}"))
+}
+
+/// The value in a payload of either form.
+fn value_of(message: &Message) -> serde_json::Value {
+    match serde_json::from_slice(&message.payload) {
+        Ok(serde_json::Value::Object(mut object)) => object.remove("value").unwrap_or_default(),
+        Ok(bare) => bare,
+        Err(_) => String::from_utf8_lossy(&message.payload).into_owned().into(),
+    }
+}
+
+/// Numbers are the same whether they are written `120` or `120.0`.
+fn same(published: &serde_json::Value, expected: &serde_json::Value) -> bool {
+    const RELATIVE: f64 = 1e-9;
+    match (published.as_f64(), expected.as_f64()) {
+        (Some(published), Some(expected)) => {
+            (published - expected).abs() <= RELATIVE * published.abs().max(expected.abs())
+        }
+        _ => published == expected,
+    }
+}

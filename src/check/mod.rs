@@ -1,0 +1,205 @@
+//! `fieldgate check`: every mistake of every file, what each bus will be asked, and the mappings' own tests.
+
+mod cases;
+mod print;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::clock::Now;
+use crate::config::plan::{BusPlan, DriverSpec, Plan};
+use crate::config::{Diagnostic, Outcome};
+use crate::modbus::plan::{self as modbus_plan, PlannedRequest};
+use crate::modbus::spec::{BusSpec, Table, Transport};
+
+pub use print::text;
+
+/// All that is known of a configuration without running it. Its JSON form is what `check --json` prints.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Whether `run` takes it.
+    pub valid: bool,
+    pub diagnostics: Vec<Diagnostic>,
+    pub buses: Vec<BusReport>,
+    pub tests: Vec<TestReport>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct BusReport {
+    pub name: Arc<str>,
+    /// Where it is: a serial device, a host and port.
+    pub line: String,
+    /// Read requests that one round over all points takes.
+    pub requests: Vec<RequestReport>,
+    pub cycle_ms: f64,
+    /// Of the line's time; none where that is not the limit (TCP).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub utilisation_percent: Option<f64>,
+    pub points: Vec<PointReport>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct RequestReport {
+    pub device: Arc<str>,
+    pub unit: u8,
+    pub function_code: u8,
+    pub address: u16,
+    pub count: u16,
+    pub interval_ms: u64,
+    pub line_time_ms: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct PointReport {
+    pub topic: Arc<str>,
+    pub device: Arc<str>,
+    pub point: Arc<str>,
+    pub writable: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub struct TestReport {
+    pub name: String,
+    pub place: String,
+    pub passed: bool,
+    /// What was published instead.
+    pub failures: Vec<String>,
+}
+
+impl Report {
+    /// The command's exit status: 2 where the files do not check, 1 where a test failed.
+    pub fn exit_status(&self) -> u8 {
+        match (self.valid, self.tests.iter().all(|test| test.passed)) {
+            (false, _) => 2,
+            (true, false) => 1,
+            (true, true) => 0,
+        }
+    }
+}
+
+/// Adds to the outcome of a configuration what only the drivers know, so that `run` refuses what `check` refuses:
+/// a line that cannot keep its intervals has no plan.
+#[must_use]
+pub fn with_loads(mut outcome: Outcome) -> Outcome {
+    let Some(plan) = &outcome.plan else { return outcome };
+    let overloads: Vec<Diagnostic> =
+        plan.buses.iter().zip(&outcome.bus_places).filter_map(|(bus, place)| overload(bus, place)).collect();
+    if !overloads.is_empty() {
+        outcome.plan = None;
+        outcome.diagnostics.extend(overloads);
+        outcome.diagnostics.sort_by(|a, b| a.place.cmp(&b.place));
+    }
+    outcome
+}
+
+fn overload(bus: &BusPlan, place: &crate::config::Place) -> Option<Diagnostic> {
+    let DriverSpec::Modbus(spec) = &bus.driver;
+    let percent = modbus_plan::load(spec).utilisation_percent.filter(|percent| *percent > 100.0)?;
+    let factor = percent / 100.0;
+    let found = format!("bus {:?} cannot keep its intervals: they need {percent:.0} % of the line's time", spec.name);
+    let baud = match &spec.transport {
+        Transport::Serial(serial) => {
+            format!(", or a baud rate of {:.0} or more", f64::from(serial.baud) * factor)
+        }
+        Transport::Tcp { .. } | Transport::RtuOverTcp { .. } | Transport::AsciiOverTcp { .. } => String::new(),
+    };
+    Some(
+        Diagnostic::error(place, found)
+            .expected("at most 100 %")
+            .help(format!("write intervals that are {factor:.1} times as long{baud}, or move devices to another line")),
+    )
+}
+
+/// Everything about a configuration that [`with_loads`] has been through.
+pub fn report(outcome: Outcome, now: Now) -> Report {
+    let (buses, tests) = outcome.plan.as_ref().map_or_else(Default::default, |plan| {
+        let tests = plan.tests.iter().map(|case| {
+            let failures = cases::run(plan, case, now);
+            TestReport { name: case.name.clone(), place: case.place.clone(), passed: failures.is_empty(), failures }
+        });
+        (plan.buses.iter().map(bus).collect(), tests.collect())
+    });
+    Report { valid: outcome.plan.is_some(), diagnostics: outcome.diagnostics, buses, tests }
+}
+
+/// The tests of a plan, for profiles and their like: the failures of each that failed, with its place.
+pub fn failed_tests(plan: &Plan, now: Now) -> Vec<String> {
+    let failed = |case: &crate::config::plan::TestCase| {
+        let failures = cases::run(plan, case, now);
+        (!failures.is_empty()).then(|| format!("{}: {}: {}", case.place, case.name, failures.join("; ")))
+    };
+    plan.tests.iter().filter_map(failed).collect()
+}
+
+fn bus(bus: &BusPlan) -> BusReport {
+    let DriverSpec::Modbus(spec) = &bus.driver;
+    let load = modbus_plan::load(spec);
+    BusReport {
+        name: spec.name.clone(),
+        line: line(spec),
+        requests: load.requests.iter().map(|planned| request(spec, planned)).collect(),
+        cycle_ms: milliseconds(load.cycle),
+        utilisation_percent: load.utilisation_percent,
+        points: bus
+            .rules
+            .iter()
+            .map(|rule| PointReport {
+                topic: rule.topic.clone(),
+                device: rule.device.clone(),
+                point: rule.point.clone(),
+                writable: rule.write.is_some(),
+            })
+            .collect(),
+    }
+}
+
+fn request(spec: &BusSpec, planned: &PlannedRequest) -> RequestReport {
+    let device = spec.devices.get(planned.device);
+    RequestReport {
+        device: device.map_or_else(|| "".into(), |device| device.name.clone()),
+        unit: device.map_or(0, |device| device.unit),
+        function_code: match planned.table {
+            Table::Coil => 1,
+            Table::Discrete => 2,
+            Table::Holding => 3,
+            Table::Input => 4,
+        },
+        address: planned.address,
+        count: planned.count,
+        interval_ms: u64::try_from(planned.interval.as_millis()).unwrap_or(u64::MAX),
+        line_time_ms: milliseconds(planned.line_time),
+    }
+}
+
+fn line(spec: &BusSpec) -> String {
+    match &spec.transport {
+        Transport::Serial(serial) => format!("{}, {} baud", serial.path.display(), serial.baud),
+        Transport::Tcp { address, tls: None } => format!("tcp {}:{}", address.host, address.port),
+        Transport::Tcp { address, tls: Some(_) } => format!("tcp {}:{} with TLS", address.host, address.port),
+        Transport::RtuOverTcp { address } => format!("RTU over tcp {}:{}", address.host, address.port),
+        Transport::AsciiOverTcp { address } => format!("ASCII over tcp {}:{}", address.host, address.port),
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{SHIPPED_PROFILES, compile_profile};
+
+    #[test]
+    fn every_shipped_profile_holds_its_own_tests() {
+        assert!(!SHIPPED_PROFILES.is_empty());
+        for profile in SHIPPED_PROFILES {
+            let outcome = compile_profile(profile.name, profile.toml);
+            let plan = outcome.plan.unwrap_or_else(|| panic!("{}: {:?}", profile.name, outcome.diagnostics));
+            assert!(!plan.tests.is_empty(), "{} has no test", profile.name);
+            assert_eq!(failed_tests(&plan, Now::read()), Vec::<String>::new());
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! `[[test]]`: what a device answers, and what must be published then.
+
+use super::Context;
+use super::access::fill;
+use super::names::{NameOf, shown};
+use super::point::address;
+use crate::config::diagnostic::Diagnostic;
+use crate::config::document::{Node, Value};
+use crate::config::plan::{BusPlan, DriverSpec, Expected, Given, TestCase};
+use crate::config::reader::Table;
+use crate::config::spell::did_you_mean;
+use crate::modbus::spec;
+
+/// A test of a mapping file.
+pub(super) fn test(table: &Table<'_>, buses: &[BusPlan], cx: &Context<'_>) -> Option<TestCase> {
+    let registers = table.table("registers", &cx.report);
+    let words = registers.as_ref().and_then(|registers| words(registers, cx));
+    let found = registers.as_ref().and_then(|registers| find(table, registers, buses, cx));
+    let expect = expected(table, "topic", cx);
+    let (bus, device) = found?;
+    let (memory, address, words) = words?;
+    let given = Given::Registers { device, table: memory, address, words };
+    Some(TestCase { name: table.text("name")?.to_owned(), place: table.start().to_string(), bus, given, expect })
+}
+
+/// A test of a profile: its one bus is bus 0, its one device is device 0, and a point's topic is its name.
+pub(super) fn profile_test(table: &Table<'_>, cx: &Context<'_>) -> Option<TestCase> {
+    let words = table.table("registers", &cx.report).and_then(|registers| words(&registers, cx));
+    let expect = expected(table, "point", cx);
+    let (memory, address, words) = words?;
+    let given = Given::Registers { device: 0, table: memory, address, words };
+    Some(TestCase { name: table.text("name")?.to_owned(), place: table.start().to_string(), bus: 0, given, expect })
+}
+
+fn words(registers: &Table<'_>, cx: &Context<'_>) -> Option<(spec::Table, u16, Vec<u16>)> {
+    let found = address(registers, cx);
+    let items = registers.node("words")?.as_list()?;
+    let place = registers.place("words");
+    let words: Vec<u16> = items.iter().filter_map(|item| u16::try_from(item.as_integer()?).ok()).collect();
+    if words.is_empty() {
+        cx.report.error(place, "`words` is empty", "write what the device answers, say `words = [0x4366, 0x0000]`");
+    }
+    let (memory, address) = found?;
+    if usize::from(address) + words.len() > 65_536 {
+        cx.report.error(place, "`words` go past address 65535", "write fewer, or correct the address");
+    }
+    let is_bit = matches!(memory, spec::Table::Coil | spec::Table::Discrete);
+    if is_bit && words.iter().any(|word| *word > 1) {
+        cx.report.error(place, "`words` of coils and discrete inputs are 0 and 1", "write, say, `words = [1, 0]`");
+    }
+    Some((memory, address, words))
+}
+
+/// The bus and the device that the test names.
+fn find(table: &Table<'_>, registers: &Table<'_>, buses: &[BusPlan], cx: &Context<'_>) -> Option<(usize, usize)> {
+    let bus_name = table.text("bus");
+    if let Some(bus) = bus_name
+        && !buses.iter().any(|plan| &**plan.name() == bus)
+    {
+        let names = buses.iter().map(|plan| &**plan.name());
+        missing(table, "bus", NameOf::Bus, &did_you_mean(bus, names), cx);
+        return None;
+    }
+    let device = registers.text("device")?;
+    let mut names = Vec::new();
+    for (index, plan) in buses.iter().enumerate() {
+        if bus_name.is_some_and(|bus| bus != &**plan.name()) {
+            continue;
+        }
+        let DriverSpec::Modbus(spec) = &plan.driver;
+        if let Some(place) = spec.devices.iter().position(|known| &*known.name == device) {
+            return Some((index, place));
+        }
+        names.extend(spec.devices.iter().map(|known| &*known.name));
+    }
+    missing(registers, "device", NameOf::Device, &did_you_mean(device, names), cx);
+    None
+}
+
+/// Nothing is said of what stands in a table that has mistakes of its own, or may stand in a file that cannot be read.
+fn missing(table: &Table<'_>, key: &str, of: NameOf, guess: &str, cx: &Context<'_>) {
+    let name = table.text(key).unwrap_or_default();
+    if !cx.incomplete.get() && !cx.names.has(of, name) {
+        let found = format!("there is no {key} `{name}`{guess}");
+        cx.report.error(table.place(key), found, "correct the name");
+    }
+}
+
+/// `key` is `topic`, or in a profile `point`.
+fn expected(table: &Table<'_>, key: &str, cx: &Context<'_>) -> Vec<Expected> {
+    let tables = table.tables("expect", &cx.report);
+    if tables.is_empty() && table.node("expect").is_some() {
+        cx.report.push(Diagnostic::error(table.place("expect"), "`expect` is empty: the test shows nothing"));
+    }
+    let mut expected = Vec::new();
+    for table in tables {
+        let (Some(topic), Some(value)) = (table.text(key), table.node("value").and_then(json)) else { continue };
+        let Some(topic) = fill(topic, &[("gateway", &cx.gateway_id)], table.place(key), cx) else { continue };
+        if !cx.topics.has(&topic) && !cx.incomplete.get() {
+            let found = format!("no point is published as `{}`{}", shown(&topic), cx.topics.guess(&topic));
+            cx.report.error(table.place(key), found, format!("correct the {key}"));
+            continue;
+        }
+        expected.push(Expected { topic, value });
+    }
+    expected
+}
+
+fn json(node: &Node) -> Option<serde_json::Value> {
+    match &node.value {
+        Value::Text(text) => Some(text.as_str().into()),
+        Value::Boolean(flag) => Some((*flag).into()),
+        Value::Integer(number) => Some((*number)?.into()),
+        Value::Float(number) => serde_json::Number::from_f64(*number).map(serde_json::Value::Number),
+        Value::Datetime | Value::List(_) | Value::Table(_) => None,
+    }
+}

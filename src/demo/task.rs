@@ -1,0 +1,191 @@
+//! Starts the simulated devices and the gateway that reads them, and shows what it reads.
+
+use std::collections::BTreeSet;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use super::screen;
+use crate::check;
+use crate::config;
+use crate::config::plan::{DriverSpec, Plan};
+use crate::gateway::service::block_on;
+use crate::gateway::task::{self as gateway, Control};
+use crate::modbus::spec::Transport;
+use crate::simulate::task::{Place, Terminal, serve};
+use crate::status::snapshot::Snapshot;
+
+const GATEWAY: &str = include_str!("gateway.toml");
+const MAPPING: &str = include_str!("mapping.toml");
+
+/// The usual ports; where one is taken the next free one above is.
+const MQTT_PORT: u16 = 1883;
+const HTTP_PORT: u16 = 8080;
+const PORTS_TRIED: u16 = 200;
+
+const REDRAW_EVERY: Duration = Duration::from_millis(500);
+
+/// Runs until SIGINT or SIGTERM, or for so many seconds.
+///
+/// # Errors
+/// No free port, no pseudo-terminal, no temporary folder.
+pub fn run(seconds: Option<u64>) -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    block_on(show(&folder, seconds.map(Duration::from_secs)))
+}
+
+/// A folder of this run, gone with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> anyhow::Result<Self> {
+        let path = std::env::temp_dir().join(format!("fieldgate-demo-{:08x}", fastrand::u32(..)));
+        std::fs::create_dir(&path).with_context(|| format!("cannot make the folder {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(failure) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!("cannot remove {}: {failure}", self.0.display());
+        }
+    }
+}
+
+async fn show(folder: &Folder, within: Option<Duration>) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on 127.0.0.1")?;
+    let terminal = Terminal::open()?;
+    let (mqtt, http) = (free_port(MQTT_PORT).await?, free_port(HTTP_PORT).await?);
+
+    let tcp = listener.local_addr()?.to_string();
+    folder
+        .write("mapping.toml", &MAPPING.replace("@TCP@", &tcp).replace("@SERIAL@", &terminal.path.to_string_lossy()))?;
+    let gateway_file = GATEWAY.replace("@MQTT@", &mqtt.to_string()).replace("@HTTP@", &http.to_string());
+    let plan = compile(&folder.write("fieldgate.toml", &gateway_file)?)?;
+    start_devices(&plan, listener, terminal)?;
+
+    let (control, inbox) = mpsc::channel(4);
+    let (ready, started) = oneshot::channel();
+    let running = gateway::run(plan, inbox, move || {
+        // The screen may have ended already.
+        let _ = ready.send(());
+    });
+    let screen = async {
+        if started.await.is_ok() {
+            print(&introduction(folder, mqtt, http));
+            draw(&control).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let end = async {
+        let time = async {
+            match within {
+                Some(within) => tokio::time::sleep(within).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            () = time => {}
+        }
+    };
+    tokio::pin!(running);
+    tokio::select! {
+        done = &mut running => return done,
+        () = screen => {}
+        () = end => {}
+    }
+    // The loop ends when it is told to, or when nobody can tell it any more.
+    drop(control);
+    running.await
+}
+
+fn compile(file: &Path) -> anyhow::Result<Plan> {
+    let outcome = check::with_loads(config::load(file));
+    outcome.plan.ok_or_else(|| {
+        let found: Vec<String> = outcome.diagnostics.iter().map(ToString::to_string).collect();
+        anyhow!("the demo's own files do not check: {}", found.join("\n"))
+    })
+}
+
+fn start_devices(plan: &Plan, listener: TcpListener, terminal: Terminal) -> anyhow::Result<()> {
+    let (mut listener, mut terminal) = (Some(listener), Some(terminal));
+    for bus in &plan.buses {
+        let DriverSpec::Modbus(spec) = &bus.driver;
+        let place = match spec.transport {
+            Transport::Serial(_) => terminal.take().map(Place::Terminal),
+            Transport::Tcp { .. } | Transport::RtuOverTcp { .. } | Transport::AsciiOverTcp { .. } => {
+                listener.take().map(Place::Listener)
+            }
+        };
+        serve(bus, place.context("the demo has one line and one endpoint")?)?;
+    }
+    Ok(())
+}
+
+async fn free_port(usual: u16) -> anyhow::Result<u16> {
+    for port in usual..usual.saturating_add(PORTS_TRIED) {
+        if TcpListener::bind(("127.0.0.1", port)).await.is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free port from {usual} on; end another program that listens on 127.0.0.1")
+}
+
+fn introduction(folder: &Folder, mqtt: u16, http: u16) -> String {
+    format!(
+        "fieldgate demo: a heating controller on Modbus TCP and a meter on a serial line, both simulated.\n\
+         Its files: {}   Status page: http://127.0.0.1:{http}/\n\
+         See the values:  mosquitto_sub -h 127.0.0.1 -p {mqtt} -v -t 'demo/#'\n\
+         Set one:         mosquitto_pub -h 127.0.0.1 -p {mqtt} -t demo/heating/setpoint/set -m 55\n\
+         Ctrl-C ends it.\n\n",
+        folder.0.display()
+    )
+}
+
+/// Until the gateway no longer answers.
+async fn draw(control: &mpsc::Sender<Control>) {
+    let live = std::io::stdout().is_terminal();
+    let (mut lines, mut shown) = (0, BTreeSet::new());
+    loop {
+        let Some(snapshot) = snapshot(control).await else { return };
+        if live {
+            let table = screen::table(&snapshot);
+            // Up over the table that stands there, and clear to the end.
+            let back = if lines > 0 { format!("\x1b[{lines}A\x1b[J") } else { String::new() };
+            print(&format!("{back}{table}"));
+            lines = table.lines().count();
+        } else {
+            print(&screen::first_values(&snapshot, &mut shown));
+        }
+        tokio::time::sleep(REDRAW_EVERY).await;
+    }
+}
+
+async fn snapshot(control: &mpsc::Sender<Control>) -> Option<Snapshot> {
+    let (ask, answer) = oneshot::channel();
+    control.send(Control::Snapshot(ask)).await.ok()?;
+    answer.await.ok()
+}
+
+/// A reader that went away is no failure.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes());
+    let _ = out.flush();
+}

@@ -1,0 +1,469 @@
+//! The gateway as a state machine: joins mapping, routing, broker and group commit. No socket, no clock, no spawn.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use crate::broker::{AckToken, Broker, Input, Output as BrokerOutput, Refusal};
+use crate::clock::Now;
+use crate::clocksync::ClockState;
+use crate::command::{Command, NotDone, Outcome};
+use crate::config::plan::BusPlan;
+use crate::driver::{BusEvent, BusStatus};
+use crate::hub::commit::Committer;
+use crate::hub::routes::{Routes, Uplink};
+use crate::mapping::command::{Answer, Arrival, CommandIds, Commands, Known};
+use crate::mapping::publish::{Boot, Publisher};
+use crate::message::{Message, Origin, Qos};
+use crate::sample::{BusId, Fault, PointId};
+use crate::store::{Batch, DestId, Durability, Op, Seq, StoreEvent, StoreStatus};
+use crate::uplink::inbox::Token;
+use crate::uplink::status::{UplinkEvent, UplinkStatus};
+
+/// What the task is to do next.
+#[derive(Debug)]
+pub enum Output {
+    /// For the broker's sockets.
+    Net(BrokerOutput),
+    /// Read a session's queue.
+    Load {
+        dest: DestId,
+        after: Option<Seq>,
+        max_bytes: usize,
+    },
+    Commit(Batch),
+    /// Where the bus has no room for it, [`Core::undeliverable`] answers the command.
+    Command {
+        bus: BusId,
+        command: Command,
+    },
+    AcknowledgeUpstream {
+        uplink: u16,
+        token: Token,
+    },
+}
+
+/// Who is told once the store has what they sent.
+#[derive(Clone, Copy, Debug)]
+enum Waiter {
+    Client(AckToken),
+    Upstream {
+        uplink: u16,
+        token: Token,
+    },
+    /// A session's queue is read once everything appended so far can be: what it was told of is then there.
+    Load {
+        dest: DestId,
+        after: Option<Seq>,
+        max_bytes: usize,
+    },
+}
+
+/// One bus of the run.
+pub(super) struct BusSide {
+    pub(super) plan: Arc<BusPlan>,
+    pub(super) publisher: Publisher,
+    commands: Commands,
+    pub(super) status: Option<BusStatus>,
+    /// When its mapping has something to do; kept, because asking walks over all points.
+    timeout: Option<Instant>,
+}
+
+pub(super) struct UplinkSide {
+    pub(super) name: Arc<str>,
+    pub(super) dest: DestId,
+    pub(super) status: Option<UplinkStatus>,
+}
+
+/// What was lost or refused here, since the start; shown on the status page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub samples: u64,
+    pub published: u64,
+    pub commands: u64,
+    /// Samples and QoS 0 publishes that found the batch full because the disk does not keep up.
+    pub unstored: u64,
+}
+
+pub struct Core {
+    pub(super) boot: Boot,
+    pub(super) clock: ClockState,
+    ids: CommandIds,
+    pub(super) buses: BTreeMap<BusId, BusSide>,
+    pub(super) uplinks: BTreeMap<u16, UplinkSide>,
+    pub(super) broker: Option<Broker>,
+    routes: Routes,
+    committer: Committer<Waiter>,
+    next_seq: Seq,
+    pub(super) store: Option<StoreStatus>,
+    pub(super) counters: Counters,
+    /// Those who are told after the commit of what this turn brought.
+    waiting: Vec<Waiter>,
+    outputs: VecDeque<Output>,
+}
+
+impl Core {
+    /// `next_seq` is the store's; `window` the longest that a sample waits for its commit.
+    pub fn new(boot: Boot, clock: ClockState, next_seq: Seq, window: Duration, broker: Option<Broker>) -> Self {
+        Self {
+            boot,
+            clock,
+            ids: CommandIds::default(),
+            buses: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
+            broker,
+            routes: Routes::default(),
+            committer: Committer::new(window),
+            next_seq,
+            store: None,
+            counters: Counters::default(),
+            waiting: Vec::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Ends a turn: hands the store what is due.
+    pub fn finish_turn(&mut self, now: Now) {
+        while let Some(batch) = self.committer.take(now.mono) {
+            self.outputs.push_back(Output::Commit(batch));
+        }
+    }
+
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let buses = self.buses.values().filter_map(|bus| bus.timeout).min();
+        let broker = self.broker.as_ref().and_then(Broker::next_timeout);
+        [buses, broker, self.committer.next_timeout()].into_iter().flatten().min()
+    }
+
+    pub fn handle_timeout(&mut self, now: Now) {
+        let due: Vec<BusId> = self
+            .buses
+            .iter()
+            .filter(|(_, bus)| bus.timeout.is_some_and(|at| at <= now.mono))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            self.with_bus(now, id, |bus, now, messages, answers| {
+                bus.publisher.handle_timeout(now, messages);
+                bus.commands.handle_timeout(now, answers)
+            });
+        }
+        if let Some(broker) = &mut self.broker {
+            broker.handle_timeout(now);
+        }
+        self.drain_broker(now);
+    }
+
+    /// Something happened on a connection.
+    pub fn client(&mut self, now: Now, input: Input) {
+        if let Some(broker) = &mut self.broker {
+            broker.handle(now, input);
+            self.drain_broker(now);
+        }
+    }
+
+    pub fn bus(&mut self, now: Now, event: BusEvent) {
+        match event {
+            BusEvent::Samples(id, samples) => {
+                self.counters.samples += samples.len() as u64;
+                let clock = self.clock;
+                self.with_bus(now, id, |bus, now, messages, _| {
+                    for sample in &samples {
+                        bus.publisher.sample(now, clock, sample, messages);
+                    }
+                    Vec::new()
+                });
+                self.drain_broker(now);
+            }
+            BusEvent::Outcome(id, outcome) => {
+                self.outcome(now, id, &outcome);
+                self.drain_broker(now);
+            }
+            BusEvent::Status(id, status) => {
+                if let Some(bus) = self.buses.get_mut(&id) {
+                    bus.status = Some(status);
+                }
+            }
+        }
+    }
+
+    pub fn uplink(&mut self, now: Now, event: UplinkEvent) {
+        match event {
+            UplinkEvent::Message { uplink, message, token } => {
+                let waiter = Waiter::Upstream { uplink, token };
+                // Redelivery cannot come: the connection upstream starts clean, so DUP says nothing here.
+                self.publish(now, &Arc::new(message), Origin::Uplink(uplink), false, Some(waiter));
+                self.drain_broker(now);
+            }
+            UplinkEvent::Status(id, status) => {
+                if let Some(uplink) = self.uplinks.get_mut(&id) {
+                    uplink.status = Some(status);
+                }
+            }
+        }
+    }
+
+    pub fn store(&mut self, now: Now, event: StoreEvent) {
+        match event {
+            StoreEvent::Committed { ticket } => self.settle(now, ticket, Ok(())),
+            StoreEvent::Refused { ticket, reason } => {
+                warn!(%reason, "the store refused a batch: what somebody waits for in it is not acknowledged");
+                self.settle(now, ticket, Err(Refusal::Quota));
+            }
+            StoreEvent::Dropped { dest, messages, bytes } => {
+                warn!(queue = dest.0, messages, bytes, "a queue reached its bound: messages were dropped");
+            }
+            StoreEvent::Status(status) => self.store = Some(status),
+        }
+        self.drain_broker(now);
+    }
+
+    /// A command that its bus had no room for, or whose bus is gone.
+    pub fn undeliverable(&mut self, now: Now, command: &Command) {
+        let outcome = Outcome { id: command.id, result: Err(NotDone::Fault(Fault::Busy)) };
+        self.outcome(now, command.point.bus, &outcome);
+        self.drain_broker(now);
+    }
+
+    /// Publishes what the gateway itself has to say.
+    pub fn announce(&mut self, now: Now, messages: Vec<Message>) {
+        for message in messages {
+            self.publish(now, &Arc::new(message), Origin::Gateway, false, None);
+        }
+        self.drain_broker(now);
+    }
+
+    pub fn add_bus(&mut self, id: BusId, plan: Arc<BusPlan>) {
+        let rules: Arc<[_]> = plan.rules.clone().into();
+        for (index, rule) in (0u32..).zip(rules.iter()) {
+            self.routes.add_point(&rule.topic, PointId { bus: id, index });
+        }
+        let publisher = Publisher::new(rules.clone(), self.boot.clone());
+        let commands = Commands::new(id, rules, self.ids.clone());
+        self.buses.insert(id, BusSide { plan, publisher, commands, status: None, timeout: None });
+    }
+
+    /// Answers every command that still waits for this bus.
+    pub fn remove_bus(&mut self, now: Now, id: BusId) {
+        let Some(mut bus) = self.buses.remove(&id) else { return };
+        let mut answers = Vec::new();
+        bus.commands.close(now, &mut answers);
+        for rule in &bus.plan.rules {
+            self.routes.remove_point(&rule.topic);
+        }
+        self.answer(now, answers);
+        self.drain_broker(now);
+    }
+
+    /// Makes the uplink's queue known to the store and its topics to the routing.
+    pub fn add_uplink(&mut self, now: Now, name: Arc<str>, route: Uplink, open: Op) {
+        self.push(now, open);
+        self.uplinks.insert(route.id, UplinkSide { name, dest: route.dest, status: None });
+        self.routes.add_uplink(route);
+    }
+
+    pub fn remove_uplink(&mut self, id: u16) {
+        self.routes.remove_uplink(id);
+        self.uplinks.remove(&id);
+    }
+
+    /// Gives up a queue and what it holds: its uplink is no longer in the configuration.
+    pub fn close_queue(&mut self, now: Now, dest: DestId) {
+        self.push(now, Op::CloseDestination { dest });
+    }
+
+    pub fn set_window(&mut self, window: Duration) {
+        self.committer.set_window(window);
+    }
+
+    pub fn broker_mut(&mut self) -> Option<&mut Broker> {
+        self.broker.as_mut()
+    }
+
+    /// Takes what the broker was made to do outside of a turn's own events.
+    pub fn drain(&mut self, now: Now) {
+        self.drain_broker(now);
+    }
+
+    /// Everything that is not at the store yet, for a clean stop; call until there is nothing and [`Core::is_stored`].
+    pub fn flush(&mut self) -> Option<Batch> {
+        self.committer.flush()
+    }
+
+    /// Whether the store has everything, and has said so.
+    pub fn is_stored(&self) -> bool {
+        self.committer.is_idle()
+    }
+
+    fn outcome(&mut self, now: Now, id: BusId, outcome: &Outcome) {
+        self.with_bus(now, id, |bus, now, _, answers| {
+            bus.commands.outcome(now, outcome, answers);
+            Vec::new()
+        });
+    }
+
+    /// Does something with a bus and sends on what comes of it; whoever ends the turn drains the broker.
+    fn with_bus(
+        &mut self,
+        now: Now,
+        id: BusId,
+        with: impl FnOnce(&mut BusSide, Now, &mut Vec<Message>, &mut Vec<Answer>) -> Vec<Command>,
+    ) {
+        let Some(bus) = self.buses.get_mut(&id) else { return };
+        let (mut messages, mut answers) = (Vec::new(), Vec::new());
+        let commands = with(bus, now, &mut messages, &mut answers);
+        bus.refresh_timeout();
+        self.outputs.extend(commands.into_iter().map(|command| Output::Command { bus: id, command }));
+        for message in messages {
+            self.publish(now, &Arc::new(message), Origin::Gateway, false, None);
+        }
+        self.answer(now, answers);
+    }
+
+    fn answer(&mut self, now: Now, answers: Vec<Answer>) {
+        for Answer { message, behalf } in answers {
+            let message = Arc::new(message);
+            match behalf {
+                // Upstream chose the topic: the answer goes there, and is nobody's business here.
+                Some(Origin::Uplink(id)) => {
+                    if let Some(dest) = self.uplinks.get(&id).map(|uplink| uplink.dest) {
+                        // A full batch is counted there; the result has its own topic as well.
+                        let _ = self.append(now, &message, Origin::Gateway, vec![dest]);
+                    }
+                }
+                Some(peer @ Origin::Session(_)) => {
+                    if self.broker.as_ref().is_some_and(|broker| broker.may_publish(peer, &message.topic)) {
+                        self.publish(now, &message, Origin::Gateway, false, None);
+                    }
+                }
+                None | Some(Origin::Gateway) => self.publish(now, &message, Origin::Gateway, false, None),
+            }
+        }
+    }
+
+    fn drain_broker(&mut self, now: Now) {
+        while let Some(output) = self.broker.as_mut().and_then(Broker::poll_output) {
+            match output {
+                BrokerOutput::Publish { message, origin, dup, ack, .. } => {
+                    self.publish(now, &message, origin, dup, ack.map(Waiter::Client));
+                }
+                BrokerOutput::Store(op) => self.push(now, op),
+                BrokerOutput::Barrier(token) => self.waiting.push(Waiter::Client(token)),
+                BrokerOutput::Load { dest, after, max_bytes } => {
+                    self.waiting.push(Waiter::Load { dest, after, max_bytes });
+                }
+                net @ (BrokerOutput::Send { .. } | BrokerOutput::Close { .. } | BrokerOutput::CheckPassword { .. }) => {
+                    self.outputs.push_back(Output::Net(net));
+                }
+            }
+        }
+        // Only now does the open batch hold everything that they wait for.
+        for waiter in std::mem::take(&mut self.waiting) {
+            if let Some(waiter) = self.committer.wait(waiter) {
+                self.tell(now, waiter, Ok(()));
+            }
+        }
+    }
+
+    /// The one way of every message: store, local sessions, acknowledgement, command.
+    fn publish(&mut self, now: Now, message: &Arc<Message>, origin: Origin, dup: bool, waiter: Option<Waiter>) {
+        self.counters.published += 1;
+        let mut to = Vec::new();
+        self.routes.upstream(message, origin, &mut to);
+        let route = self.broker.as_mut().map(|broker| broker.route(now, message, origin));
+        let mut commits = !to.is_empty();
+        if let Some(route) = &route {
+            to.extend(route.durable());
+            commits |= route.needs_commit();
+        }
+        let stored = if to.is_empty() { Ok(None) } else { self.append(now, message, origin, to) };
+        if let (Some(broker), Some(route)) = (&mut self.broker, &route) {
+            broker.deliver_live(now, route, message);
+            // At once, not after the commit: whoever is connected does not wait for the disk.
+            broker.deliver_stored(now, route, message, stored.unwrap_or_default());
+        }
+        match (waiter, stored) {
+            (None, _) => {}
+            (Some(waiter), Ok(_)) if commits => self.waiting.push(waiter),
+            (Some(waiter), Ok(_)) => self.tell(now, waiter, Ok(())),
+            (Some(waiter), Err(refusal)) => self.tell(now, waiter, Err(refusal)),
+        }
+        if origin != Origin::Gateway
+            && let Some(point) = self.routes.point(&message.topic)
+        {
+            self.command(now, point, message, origin, dup);
+        }
+    }
+
+    fn append(
+        &mut self,
+        now: Now,
+        message: &Arc<Message>,
+        origin: Origin,
+        to: Vec<DestId>,
+    ) -> Result<Option<Seq>, Refusal> {
+        let waited_for = origin != Origin::Gateway && message.qos != Qos::AtMostOnce;
+        let durability = if waited_for { Durability::Acknowledged } else { Durability::Sample };
+        let seq = self.next_seq;
+        let op = Op::Append { seq, at: now.wall, message: message.clone(), to: to.into(), durability };
+        if self.committer.push(now.mono, op).is_err() {
+            self.counters.unstored += 1;
+            return if waited_for { Err(Refusal::Quota) } else { Ok(None) };
+        }
+        self.next_seq += 1;
+        Ok(Some(seq))
+    }
+
+    fn command(&mut self, now: Now, point: PointId, message: &Message, origin: Origin, dup: bool) {
+        self.counters.commands += 1;
+        self.with_bus(now, point.bus, |bus, now, _, answers| {
+            let newest = bus.publisher.newest(point.index);
+            let known = newest.and_then(|newest| Some(Known { raw: newest.raw.as_ref()?, received: newest.received }));
+            let arrival = Arrival { index: point.index, message, origin, dup };
+            bus.commands.handle(now, arrival, known, answers).into_iter().collect()
+        });
+    }
+
+    /// Only an append can find the batch full, and those go through `append`.
+    fn push(&mut self, now: Now, op: Op) {
+        if self.committer.push(now.mono, op).is_err() {
+            self.counters.unstored += 1;
+        }
+    }
+
+    fn settle(&mut self, now: Now, ticket: u64, result: Result<(), Refusal>) {
+        for waiter in self.committer.settled(ticket) {
+            self.tell(now, waiter, result);
+        }
+    }
+
+    fn tell(&mut self, now: Now, waiter: Waiter, result: Result<(), Refusal>) {
+        match waiter {
+            Waiter::Client(token) => {
+                if let Some(broker) = &mut self.broker {
+                    broker.acknowledge(now, token, result);
+                }
+            }
+            // Without an acknowledgement the upstream broker keeps it, and sends it again in a later session.
+            Waiter::Upstream { uplink, token } if result.is_ok() => {
+                self.outputs.push_back(Output::AcknowledgeUpstream { uplink, token });
+            }
+            Waiter::Upstream { .. } => {}
+            Waiter::Load { dest, after, max_bytes } => {
+                self.outputs.push_back(Output::Load { dest, after, max_bytes });
+            }
+        }
+    }
+}
+
+impl BusSide {
+    fn refresh_timeout(&mut self) {
+        self.timeout = [self.publisher.next_timeout(), self.commands.next_timeout()].into_iter().flatten().min();
+    }
+}

@@ -1,0 +1,146 @@
+//! `fieldgate run`: the gateway as a service: signals, reload, and what systemd is told.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+use tracing::{error, info, warn};
+
+use super::task::{self, Control};
+use crate::check;
+use crate::config::{self, Diagnostic, Outcome};
+
+/// Requests that wait for the loop.
+const CONTROL: usize = 8;
+
+/// Exit status for a configuration that does not check.
+const REFUSED: u8 = 2;
+
+/// Runs the gateway until SIGTERM or SIGINT. Exit status as the contract has it: 0 stopped, 1 failed, 2 refused.
+pub fn run(file: &Path) -> ExitCode {
+    let outcome = check::with_loads(config::load(file));
+    tell(&outcome.diagnostics);
+    let Some(plan) = outcome.plan else {
+        error!("the configuration does not check; nothing was started");
+        return ExitCode::from(REFUSED);
+    };
+    match block_on(serve(plan, file.to_owned())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            error!("{failure:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs on one thread, with the tasks that the gateway starts.
+///
+/// # Errors
+/// The runtime's, or what `main` failed with.
+pub fn block_on(main: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = LocalSet::new().block_on(&runtime, main);
+    // A blocking call (a host name that does not resolve) must not hold up the end.
+    runtime.shutdown_background();
+    done
+}
+
+async fn serve(plan: config::plan::Plan, file: PathBuf) -> anyhow::Result<()> {
+    let (control, inbox) = mpsc::channel(CONTROL);
+    let signals = Signals::new()?;
+    let told = signals.forward(control, file);
+    let gateway = task::run(plan, inbox, || {
+        info!("ready");
+        notify(&[sd_notify::NotifyState::Ready]);
+    });
+    tokio::pin!(gateway);
+    tokio::select! {
+        done = &mut gateway => return done,
+        () = told => {}
+    }
+    gateway.await
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Passes signals on until one of them ends the run.
+    async fn forward(mut self, control: mpsc::Sender<Control>, file: PathBuf) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => break,
+                _ = self.hang_up.recv() => reload(&control, &file).await,
+            }
+        }
+        notify(&[sd_notify::NotifyState::Stopping]);
+        // The loop may have ended by itself.
+        let _ = control.send(Control::Stop).await;
+    }
+}
+
+/// Reads the files again and swaps to them; one that does not check changes nothing (P8).
+async fn reload(control: &mpsc::Sender<Control>, file: &Path) {
+    info!("reloading");
+    notify_reloading();
+    match read(file.to_owned()).await {
+        Ok(Outcome { plan: Some(plan), diagnostics, .. }) => {
+            tell(&diagnostics);
+            let (answer, done) = oneshot::channel();
+            let asked = control.send(Control::Reload(Box::new(plan), answer)).await;
+            match done.await {
+                Ok(Ok(())) => info!("reloaded"),
+                Ok(Err(reason)) => error!("not reloaded, the running configuration stays in force: {reason}"),
+                Err(_) => warn!(asked = asked.is_ok(), "the gateway is stopping: not reloaded"),
+            }
+        }
+        Ok(Outcome { diagnostics, .. }) => {
+            tell(&diagnostics);
+            error!("not reloaded, the running configuration stays in force");
+        }
+        Err(failure) => error!("not reloaded, the running configuration stays in force: {failure}"),
+    }
+    notify(&[sd_notify::NotifyState::Ready]);
+}
+
+#[allow(clippy::disallowed_methods, reason = "reading files must not stop the loop")]
+async fn read(file: PathBuf) -> Result<Outcome, tokio::task::JoinError> {
+    tokio::task::spawn_blocking(move || check::with_loads(config::load(&file))).await
+}
+
+fn tell(diagnostics: &[Diagnostic]) {
+    for diagnostic in diagnostics {
+        if diagnostic.is_error() {
+            error!("{diagnostic}");
+        } else {
+            warn!("{diagnostic}");
+        }
+    }
+}
+
+fn notify_reloading() {
+    match sd_notify::NotifyState::monotonic_usec_now() {
+        Ok(at) => notify(&[sd_notify::NotifyState::Reloading, at]),
+        Err(failure) => warn!("cannot tell systemd that a reload began: {failure}"),
+    }
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(failure) = sd_notify::notify(states) {
+        warn!("cannot tell systemd: {failure}");
+    }
+}

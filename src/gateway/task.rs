@@ -1,0 +1,534 @@
+//! The gateway's loop: waits for whatever happens first, tells the core, and does what the core says.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tracing::{info, warn};
+
+use super::core::{Core, Output};
+use super::parts::{self, BusTask, UplinkTask};
+use super::queue::StoreQueue;
+use super::snapshot::{self, About, Detail};
+use crate::broker::task::Net;
+use crate::broker::{Broker, FIRST_SESSION_DEST, Input, Restored};
+use crate::clock::Now;
+use crate::clocksync::{self, ClockState};
+use crate::config::plan::{BusPlan, Plan};
+use crate::driver::BusEvent;
+use crate::hub::routes::Uplink;
+use crate::mapping::publish::Boot;
+use crate::sample::BusId;
+use crate::status;
+use crate::status::snapshot::Snapshot;
+use crate::status::topics::StatusTopics;
+use crate::store::{self, DestId, Destination, Note, Op, Opened, Order, StoreEvent, StoreHandle};
+use crate::uplink::spec::UplinkSpec;
+use crate::uplink::status::{UplinkControl, UplinkEvent};
+
+const BUS_EVENTS: usize = 256;
+const UPLINK_EVENTS: usize = 256;
+const QUESTIONS: usize = 8;
+/// Events taken in one turn before what they caused is sent: many small messages then share a write.
+const EVENTS_A_TURN: usize = 256;
+/// Messages in one read of a session's queue.
+const LOAD_ROWS: usize = 512;
+/// Status topics, and what of the buses and the store changed.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// In turns of `STATUS_EVERY`.
+const SYS_EVERY: u32 = 10;
+/// The parts of a clean stop; together under the five seconds that the contract gives.
+const BUSES_STOP_WITHIN: Duration = Duration::from_millis(1000);
+const STORE_FLUSH_WITHIN: Duration = Duration::from_millis(1000);
+const UPLINKS_STOP_WITHIN: Duration = Duration::from_millis(1500);
+const STORE_CLOSE_WITHIN: Duration = Duration::from_millis(1000);
+
+/// What others ask of the running gateway.
+pub enum Control {
+    /// Swap to this plan; the answer says what was not possible, in which case the running one stays as far as it can.
+    Reload(Box<Plan>, oneshot::Sender<Result<(), String>>),
+    Snapshot(oneshot::Sender<Snapshot>),
+    Stop,
+}
+
+/// A gateway that was started.
+struct Gateway {
+    core: Core,
+    plan: Arc<Plan>,
+    about: About,
+    topics: StatusTopics,
+    buses: BTreeMap<BusId, BusTask>,
+    uplinks: BTreeMap<u16, UplinkTask>,
+    /// With a broker only.
+    net: Option<Net>,
+    status: Option<JoinHandle<()>>,
+    store: StoreHandle,
+    next: Next,
+    /// The uplinks' queues, by the uplinks' names.
+    queues: BTreeMap<Arc<str>, DestId>,
+    inbox: Senders,
+    loaded: mpsc::Sender<Input>,
+    turns: u32,
+}
+
+/// The numbers to give next.
+struct Next {
+    bus: u32,
+    uplink: u16,
+    dest: u32,
+}
+
+#[derive(Clone)]
+struct Senders {
+    bus: mpsc::Sender<BusEvent>,
+    uplink: mpsc::Sender<UplinkEvent>,
+    question: mpsc::Sender<status::task::Ask>,
+}
+
+struct Receivers {
+    bus: mpsc::Receiver<BusEvent>,
+    uplink: mpsc::Receiver<UplinkEvent>,
+    client: mpsc::Receiver<Input>,
+    loaded: mpsc::Receiver<Input>,
+    question: mpsc::Receiver<status::task::Ask>,
+    store: mpsc::Receiver<StoreEvent>,
+    clock: watch::Receiver<ClockState>,
+}
+
+enum Event {
+    Bus(BusEvent),
+    Uplink(UplinkEvent),
+    Client(Input),
+    Store(StoreEvent),
+    Question(status::task::Ask),
+    Control(Control),
+    Clock(ClockState),
+    Status,
+    Timeout,
+}
+
+/// Runs the plan until told to stop, or until nobody can tell. `ready` is called once everything was started.
+/// Must run inside a `LocalSet`.
+///
+/// # Errors
+/// What keeps it from starting: a port in use, a store of a newer version.
+pub async fn run(plan: Plan, mut control: mpsc::Receiver<Control>, ready: impl FnOnce()) -> anyhow::Result<()> {
+    let (mut gateway, mut receivers) = Gateway::start(plan).await?;
+    let now = Now::read();
+    let online = gateway.topics.presence(true);
+    gateway.core.announce(now, vec![online]);
+    gateway.act(now);
+    gateway.about.ready = true;
+    ready();
+    let mut tick = interval(STATUS_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let event = receivers.next(&mut control, &mut tick, gateway.core.next_timeout()).await;
+        let Some(event) = event else { break };
+        let now = Now::read();
+        gateway.apply(now, event).await;
+        for _ in 1..EVENTS_A_TURN {
+            let Some(event) = receivers.at_once() else { break };
+            gateway.apply(now, event).await;
+        }
+        gateway.act(now);
+    }
+    gateway.stop(&mut receivers).await;
+    Ok(())
+}
+
+impl Receivers {
+    /// What happens next; `None`: the gateway is to stop.
+    async fn next(
+        &mut self,
+        control: &mut mpsc::Receiver<Control>,
+        tick: &mut tokio::time::Interval,
+        at: Option<std::time::Instant>,
+    ) -> Option<Event> {
+        let at = at.map(Instant::from_std);
+        let due = async { sleep_until(at.unwrap_or_else(far_off)).await };
+        Some(tokio::select! {
+            asked = control.recv() => match asked {
+                None | Some(Control::Stop) => return None,
+                Some(asked) => Event::Control(asked),
+            },
+            Some(event) = self.store.recv() => Event::Store(event),
+            Some(event) = self.bus.recv() => Event::Bus(event),
+            Some(event) = self.client.recv() => Event::Client(event),
+            Some(event) = self.loaded.recv() => Event::Client(event),
+            Some(event) = self.uplink.recv() => Event::Uplink(event),
+            Some(ask) = self.question.recv() => Event::Question(ask),
+            Ok(()) = self.clock.changed() => Event::Clock(*self.clock.borrow_and_update()),
+            _ = tick.tick() => Event::Status,
+            () = due, if at.is_some() => Event::Timeout,
+        })
+    }
+
+    /// More of what comes in numbers, if it is there already; each source gets its share.
+    fn at_once(&mut self) -> Option<Event> {
+        let store = self.store.try_recv().ok().map(Event::Store);
+        store
+            .or_else(|| self.client.try_recv().ok().map(Event::Client))
+            .or_else(|| self.bus.try_recv().ok().map(Event::Bus))
+            .or_else(|| self.uplink.try_recv().ok().map(Event::Uplink))
+    }
+}
+
+/// The branch that waits for it is off.
+fn far_off() -> Instant {
+    Instant::from_std(Now::read().mono) + STATUS_EVERY
+}
+
+impl Gateway {
+    async fn start(plan: Plan) -> anyhow::Result<(Self, Receivers)> {
+        let now = Now::read();
+        let boot = Boot::new(boot_id());
+        let opened = open_store(&plan, &boot, now)?;
+        let (net, client) = match &plan.broker {
+            Some(broker) => {
+                let (net, client) = Net::new(broker.limits);
+                (Some(net), client)
+            }
+            None => (None, mpsc::channel(1).1),
+        };
+        let (bus_tx, bus) = mpsc::channel(BUS_EVENTS);
+        let (uplink_tx, uplink) = mpsc::channel(UPLINK_EVENTS);
+        let (question_tx, question) = mpsc::channel(QUESTIONS);
+        let (loaded, loaded_rx) = mpsc::channel(QUESTIONS);
+        let (clock_tx, clock) = watch::channel(ClockState::Unsynced);
+        spawn(clocksync::task::run(clock_tx));
+
+        let Opened { handle, events, next_seq, next_dest, destinations, kept, .. } = opened;
+        let rows =
+            kept.into_iter().flat_map(|(space, rows)| rows.into_iter().map(move |(key, value)| (space, key, value)));
+        let restored = Restored { rows: rows.collect() };
+        let id = plan.gateway.id.clone();
+        let broker = plan.broker.clone().map(|spec| Broker::new(now, &id, spec, restored));
+        let core = Core::new(boot, ClockState::Unsynced, next_seq, plan.store.commit_window, broker);
+        let mut gateway = Self {
+            core,
+            about: About { gateway: id.clone(), started: now, ready: false },
+            topics: StatusTopics::new(&id),
+            buses: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
+            net,
+            status: None,
+            store: handle,
+            next: Next { bus: 1, uplink: 1, dest: uplink_dest_after(&destinations, next_dest) },
+            queues: uplink_queues(&destinations),
+            inbox: Senders { bus: bus_tx, uplink: uplink_tx, question: question_tx },
+            loaded,
+            turns: 0,
+            plan: Arc::new(plan),
+        };
+        let plan = gateway.plan.clone();
+        gateway.listen(&plan).await?;
+        gateway.start_parts(now, &plan);
+        Ok((gateway, Receivers { bus, uplink, client, loaded: loaded_rx, question, store: events, clock }))
+    }
+
+    /// Binds what is to be bound: the only part of a start or a reload that can fail.
+    async fn listen(&mut self, plan: &Plan) -> anyhow::Result<()> {
+        if let (Some(net), Some(broker)) = (&mut self.net, &plan.broker) {
+            net.configure(&broker.listeners, broker.limits).await?;
+        }
+        if self.status.is_some() && plan.status == self.plan.status {
+            return Ok(());
+        }
+        let page = match plan.status {
+            Some(bind) => {
+                let listener = TcpListener::bind(bind).await;
+                let listener =
+                    listener.with_context(|| format!("cannot bind {bind} for [status]; choose another port"))?;
+                info!(page = %format!("http://{bind}/"), "status page");
+                Some(spawn(status::task::run(listener, self.inbox.question.clone())))
+            }
+            None => None,
+        };
+        if let Some(old) = std::mem::replace(&mut self.status, page) {
+            old.abort();
+        }
+        Ok(())
+    }
+
+    /// Makes the buses and uplinks what the plan says: the same ones go on, untouched.
+    fn start_parts(&mut self, now: Now, plan: &Plan) {
+        self.swap_buses(now, &plan.buses);
+        self.swap_uplinks(now, &plan.uplinks);
+    }
+
+    fn swap_buses(&mut self, now: Now, wanted: &[BusPlan]) {
+        let mut ended: BTreeMap<Arc<str>, JoinHandle<()>> = BTreeMap::new();
+        for id in parts::unwanted(&self.buses, |task| wanted.contains(&task.plan)) {
+            let Some(task) = self.buses.remove(&id) else { continue };
+            info!(bus = %task.plan.name(), "bus stops");
+            self.core.remove_bus(now, id);
+            ended.insert(task.plan.name().clone(), task.handle);
+        }
+        for plan in wanted {
+            if self.buses.values().any(|task| *task.plan == *plan) {
+                continue;
+            }
+            let id = BusId(self.next.bus);
+            self.next.bus += 1;
+            let plan = Arc::new(plan.clone());
+            self.core.add_bus(id, plan.clone());
+            let before = ended.remove(plan.name());
+            self.buses.insert(id, parts::start_bus(plan, id, self.inbox.bus.clone(), before));
+        }
+    }
+
+    fn swap_uplinks(&mut self, now: Now, wanted: &[UplinkSpec]) {
+        let mut ended: BTreeMap<Arc<str>, JoinHandle<()>> = BTreeMap::new();
+        for id in parts::unwanted(&self.uplinks, |task| wanted.contains(&task.spec)) {
+            let Some(task) = self.uplinks.remove(&id) else { continue };
+            info!(uplink = %task.spec.name, "uplink stops");
+            self.core.remove_uplink(id);
+            ended.insert(task.spec.name.clone(), task.handle);
+        }
+        for spec in wanted {
+            if self.uplinks.values().any(|task| task.spec == *spec) {
+                continue;
+            }
+            let before = ended.remove(&spec.name);
+            self.start_uplink(now, spec.clone(), before);
+        }
+        let given_up: Vec<_> =
+            self.queues.extract_if(.., |name, _| wanted.iter().all(|spec| spec.name != *name)).collect();
+        for (name, dest) in given_up {
+            warn!(uplink = %name, "no longer configured: what its queue still held is dropped");
+            self.core.close_queue(now, dest);
+        }
+    }
+
+    fn start_uplink(&mut self, now: Now, spec: UplinkSpec, before: parts::Before) {
+        let id = self.next.uplink;
+        self.next.uplink = self.next.uplink.wrapping_add(1);
+        let next = &mut self.next.dest;
+        let dest = *self.queues.entry(spec.name.clone()).or_insert_with(|| {
+            let dest = DestId(*next);
+            *next += 1;
+            dest
+        });
+        let name = format!("uplink/{}", spec.name).into();
+        let route = Uplink { id, dest, forward: spec.forward.clone(), accept: spec.accept.clone() };
+        let open = Op::OpenDestination { dest, name, queue: spec.queue };
+        self.core.add_uplink(now, spec.name.clone(), route, open);
+        let queue = StoreQueue { store: self.store.clone(), dest };
+        let task = parts::start_uplink(spec, id, queue, self.inbox.uplink.clone(), before);
+        self.uplinks.insert(id, task);
+    }
+
+    async fn apply(&mut self, now: Now, event: Event) {
+        match event {
+            Event::Bus(event) => self.core.bus(now, event),
+            Event::Uplink(event) => self.core.uplink(now, event),
+            Event::Client(input) => self.core.client(now, input),
+            Event::Store(event) => self.core.store(now, event),
+            Event::Timeout => self.core.handle_timeout(now),
+            Event::Clock(state) => self.core.clock = state,
+            Event::Status => self.tell_status(now),
+            Event::Question(ask) | Event::Control(Control::Snapshot(ask)) => {
+                // Whoever asked may be gone.
+                let _ = ask.send(snapshot::take(&self.core, &self.about, now, Detail::Points));
+            }
+            Event::Control(Control::Reload(plan, answer)) => {
+                let done = self.reload(now, *plan).await.map_err(|error| format!("{error:#}"));
+                let _ = answer.send(done);
+            }
+            Event::Control(Control::Stop) => {}
+        }
+    }
+
+    fn tell_status(&mut self, now: Now) {
+        let snapshot = snapshot::take(&self.core, &self.about, now, Detail::Parts);
+        let mut messages = Vec::new();
+        self.topics.update(now, &snapshot, &mut messages);
+        if self.turns.is_multiple_of(SYS_EVERY)
+            && let Some(broker) = &self.core.broker
+        {
+            messages.extend(broker.sys_messages(now));
+        }
+        self.turns = self.turns.wrapping_add(1);
+        self.core.announce(now, messages);
+    }
+
+    /// Swaps what differs. Nothing has changed where it fails.
+    async fn reload(&mut self, now: Now, plan: Plan) -> anyhow::Result<()> {
+        let fixed = plan.gateway == self.plan.gateway && plan.broker.is_some() == self.plan.broker.is_some();
+        anyhow::ensure!(
+            fixed,
+            "gateway.id, gateway.state_dir and whether there is a [broker] cannot change while running: restart instead"
+        );
+        self.listen(&plan).await?;
+        self.core.set_window(plan.store.commit_window);
+        if let (Some(broker), Some(spec)) = (&mut self.core.broker, &plan.broker) {
+            broker.reconfigure(now, spec.clone());
+        }
+        self.start_parts(now, &plan);
+        self.core.drain(now);
+        self.plan = Arc::new(plan);
+        Ok(())
+    }
+
+    /// Does what the core wants done.
+    fn act(&mut self, now: Now) {
+        self.core.finish_turn(now);
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Net(output) => {
+                    if let Some(net) = &self.net {
+                        // The core keeps back what is not the sockets'.
+                        let _ = net.apply(output);
+                    }
+                }
+                Output::Commit(batch) => {
+                    // The channel holds as many batches as the core has under way.
+                    if self.store.try_commit(batch).is_err() {
+                        warn!("the store's thread has ended: nothing more is stored");
+                    }
+                }
+                Output::Load { dest, after, max_bytes } => self.load(dest, after, max_bytes),
+                Output::Command { bus, command } => {
+                    let refused = match self.buses.get(&bus) {
+                        Some(task) => task.commands.try_send(command.clone()).is_err(),
+                        None => true,
+                    };
+                    if refused {
+                        self.core.undeliverable(now, &command);
+                    }
+                }
+                Output::AcknowledgeUpstream { uplink, token } => {
+                    if let Some(task) = self.uplinks.get(&uplink) {
+                        // Full or gone: unacknowledged, it is sent again after the next connect.
+                        let _ = task.control.try_send(UplinkControl::Acknowledge(token));
+                    }
+                }
+            }
+        }
+    }
+
+    fn load(&self, dest: DestId, after: Option<crate::store::Seq>, max_bytes: usize) {
+        let (store, loaded) = (self.store.clone(), self.loaded.clone());
+        spawn(async move {
+            let rows = store.read(dest, after, LOAD_ROWS, max_bytes, Order::Oldest).await;
+            let more = !rows.is_empty();
+            // The loop may have ended.
+            let _ = loaded.send(Input::Loaded { dest, after, rows, more }).await;
+        });
+    }
+
+    /// Buses first, so that nothing new comes; then what is left goes to the disk; then everybody is told.
+    async fn stop(mut self, receivers: &mut Receivers) {
+        let now = Now::read();
+        info!("stopping");
+        let buses = std::mem::take(&mut self.buses);
+        let handles = buses.into_values().map(|task| task.handle).collect();
+        let drain = async {
+            while let Some(event) = receivers.bus.recv().await {
+                self.core.bus(now, event);
+            }
+        };
+        tokio::select! {
+            () = parts::join(handles, BUSES_STOP_WITHIN) => {}
+            () = drain => {}
+        }
+        while let Ok(event) = receivers.bus.try_recv() {
+            self.core.bus(now, event);
+        }
+        for id in self.core.buses.keys().copied().collect::<Vec<_>>() {
+            self.core.remove_bus(now, id);
+        }
+        let offline = self.topics.presence(false);
+        self.core.announce(now, vec![offline]);
+        self.act(now);
+        if timeout(STORE_FLUSH_WITHIN, self.flush(receivers)).await.is_err() {
+            warn!("the disk did not take everything in time; what it did not take was not acknowledged");
+        }
+        let uplinks = std::mem::take(&mut self.uplinks);
+        parts::join(uplinks.into_values().map(|task| task.handle).collect(), UPLINKS_STOP_WITHIN).await;
+        if let Some(broker) = &mut self.core.broker {
+            broker.shut_down(Now::read());
+        }
+        self.core.drain(now);
+        self.act(now);
+        if timeout(STORE_CLOSE_WITHIN, self.close_store(receivers)).await.is_err() {
+            warn!("the store did not close in time; it is checked at the next start");
+        }
+        info!("stopped");
+    }
+
+    /// Until the store has said that it has everything.
+    async fn flush(&mut self, receivers: &mut Receivers) {
+        loop {
+            while let Some(batch) = self.core.flush() {
+                if self.store.commit(batch).await.is_err() {
+                    return;
+                }
+            }
+            if self.core.is_stored() {
+                return;
+            }
+            let Some(event) = receivers.store.recv().await else { return };
+            let now = Now::read();
+            self.core.store(now, event);
+            self.act(now);
+        }
+    }
+
+    async fn close_store(&mut self, receivers: &mut Receivers) {
+        self.flush(receivers).await;
+        let store = self.store.clone();
+        let drain = async { while receivers.store.recv().await.is_some() {} };
+        tokio::join!(store.close(), drain);
+    }
+}
+
+fn open_store(plan: &Plan, boot: &Boot, now: Now) -> anyhow::Result<Opened> {
+    let folder = &plan.gateway.state_dir;
+    let opened = store::open(folder, boot.id().clone(), now)
+        .with_context(|| format!("cannot open the store in {}", folder.display()))?;
+    for note in &opened.notes {
+        match note {
+            Note::Fresh => info!(folder = %folder.display(), "a new store"),
+            Note::Continued => info!(folder = %folder.display(), "the store of the run before"),
+            Note::SetAside { name, cause } => {
+                warn!(folder = %folder.display(), %name, %cause, "the store was corrupt: it was set aside, and a new one begun");
+            }
+            Note::NotWritable { reason } => {
+                warn!(folder = %folder.display(), %reason, "the store cannot be written: everything waits in memory until it can");
+            }
+        }
+    }
+    Ok(opened)
+}
+
+/// The queues of uplinks that earlier runs left, by the uplinks' names.
+fn uplink_queues(destinations: &[Destination]) -> BTreeMap<Arc<str>, DestId> {
+    let named = |destination: &Destination| {
+        let name = destination.name.strip_prefix("uplink/")?;
+        Some((name.into(), destination.dest))
+    };
+    destinations.iter().filter_map(named).collect()
+}
+
+/// Uplinks' numbers stand below those of sessions.
+fn uplink_dest_after(destinations: &[Destination], next_dest: u32) -> u32 {
+    let taken = destinations.iter().map(|destination| destination.dest.0).filter(|dest| *dest < FIRST_SESSION_DEST);
+    taken.max().map_or(1, |highest| highest + 1).max(if next_dest < FIRST_SESSION_DEST { next_dest } else { 1 })
+}
+
+/// Six letters and digits: enough that no two starts of one gateway share them.
+fn boot_id() -> String {
+    std::iter::repeat_with(fastrand::alphanumeric).map(|c| c.to_ascii_lowercase()).take(6).collect()
+}
+
+#[allow(clippy::disallowed_methods, reason = "the gateway starts the tasks")]
+fn spawn(task: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
+    tokio::task::spawn_local(task)
+}
