@@ -326,5 +326,4 @@ impl Bus {
 }
 
 #[cfg(test)]
-#[path = "bus_tests.rs"]
 mod tests;

@@ -424,5 +424,4 @@ fn selectors(message: &can_dbc::Message, signal: &Signal, facts: &Facts<'_>) -> 
 }
 
 #[cfg(test)]
-#[path = "dbc_tests.rs"]
 mod tests;

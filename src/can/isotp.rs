@@ -357,5 +357,4 @@ impl Receiver {
 }
 
 #[cfg(test)]
-#[path = "isotp_tests.rs"]
 mod tests;

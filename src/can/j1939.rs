@@ -222,5 +222,4 @@ impl Transport {
 }
 
 #[cfg(test)]
-#[path = "j1939_tests.rs"]
 mod tests;

@@ -389,5 +389,4 @@ fn read(answer: AnswerSpec, message: &[u8]) -> Result<Value, Fault> {
 }
 
 #[cfg(test)]
-#[path = "request_tests.rs"]
 mod tests;

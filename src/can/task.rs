@@ -320,5 +320,4 @@ fn describe(error: &io::Error, interface: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "task_tests.rs"]
 mod tests;
