@@ -3,8 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::frame::CanId;
-use super::signal::Layout;
+// The words and notations that a configuration is compiled from and to: `config` imports this module alone.
+pub use super::candump::{Content, parse_frame};
+pub use super::dbc::{Database, DbcMessage, DbcSignal, parse as parse_dbc};
+pub use super::frame::{CanId, Frame, fd_length};
+pub use super::j1939::is_addressed;
+pub use super::signal::{BitOrder, Layout, Number};
 
 /// One SocketCAN interface and what is wanted of it.
 #[derive(Clone, Debug, PartialEq)]

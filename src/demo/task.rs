@@ -126,7 +126,7 @@ fn compile(file: &Path) -> anyhow::Result<Plan> {
 fn start_devices(plan: &Plan, listener: TcpListener, terminal: Terminal) -> anyhow::Result<()> {
     let (mut listener, mut terminal) = (Some(listener), Some(terminal));
     for bus in &plan.buses {
-        let DriverSpec::Modbus(spec) = &bus.driver;
+        let DriverSpec::Modbus(spec) = &bus.driver else { continue };
         let place = match spec.transport {
             Transport::Serial(_) => terminal.take().map(Place::Terminal),
             Transport::Tcp { .. } | Transport::RtuOverTcp { .. } | Transport::AsciiOverTcp { .. } => {

@@ -76,7 +76,7 @@ impl Terminal {
 /// # Errors
 /// A place that is not of the bus's kind.
 pub fn serve(bus: &BusPlan, place: Place) -> anyhow::Result<JoinHandle<()>> {
-    let DriverSpec::Modbus(spec) = &bus.driver;
+    let DriverSpec::Modbus(spec) = &bus.driver else { anyhow::bail!("{}: only Modbus is simulated", bus.name()) };
     let on_tcp = matches!(spec.transport, Transport::Tcp { .. });
     let registers = Arc::new(Mutex::new(Registers::new(spec, bus)));
     let devices = Devices { registers, started: Now::read(), on_tcp };
@@ -130,7 +130,10 @@ pub async fn run(plan: Plan) -> anyhow::Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut serving = Vec::new();
     for bus in &plan.buses {
-        let DriverSpec::Modbus(spec) = &bus.driver;
+        let DriverSpec::Modbus(spec) = &bus.driver else {
+            warn!(bus = %bus.name(), "only Modbus is simulated");
+            continue;
+        };
         let (place, text) = place(spec).await?;
         #[allow(clippy::print_stdout, reason = "what the user asked for")]
         {
