@@ -293,7 +293,7 @@ fn check_meaning(table: &Table<'_>, source: &Source, cx: &Context<'_>) {
 }
 
 /// Keys of the reporting that contradict each other.
-fn check_report(table: &Table<'_>, cx: &Context<'_>) {
+pub(super) fn check_report(table: &Table<'_>, cx: &Context<'_>) {
     if table.text("report") != Some("change") {
         for key in table.set_of(&["deadband", "heartbeat_ms"]) {
             let found = format!("`{key}` has no effect: every poll is published");
@@ -320,7 +320,7 @@ fn topic(name: &str, writable: bool, place: &Place, scope: &Scope<'_>, cx: &Cont
     }
 }
 
-fn names(table: &Table<'_>) -> BTreeMap<i64, Arc<str>> {
+pub(super) fn names(table: &Table<'_>) -> BTreeMap<i64, Arc<str>> {
     let Some(names) = table.node("map").and_then(Node::as_table) else { return BTreeMap::new() };
     names.iter().filter_map(|(number, entry)| Some((number.parse().ok()?, Arc::from(entry.node.as_text()?)))).collect()
 }

@@ -148,6 +148,10 @@ impl Files for NoFiles {
         Err(io::ErrorKind::NotFound.into())
     }
 
+    fn read_bytes(&self, _: &Path) -> io::Result<Vec<u8>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
     fn check_readable(&self, _: &Path) -> io::Result<()> {
         Err(io::ErrorKind::NotFound.into())
     }

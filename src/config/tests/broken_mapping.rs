@@ -18,7 +18,7 @@ fn a_bus_that_is_wrong_is_named_with_its_place() {
             (
                 "[[can]]\nname = 'c'\n[sparkplug]\ngroup = 'x'",
                 &[
-                    "1:1: error: CAN is not part of this build yet; remove the table",
+                    "1:1: error: `interface` is missing in [[can]]",
                     "3:1: error: Sparkplug B is not part of this build yet",
                 ],
             ),
@@ -242,7 +242,7 @@ fn a_test_that_is_wrong_is_named_with_its_place() {
                     "11:51: error: `words` go past address 65535",
                     "11:51: error: `words` of coils and discrete inputs are 0 and 1",
                     "12:10: error: `expect` is empty",
-                    "13:1: error: CAN is not part of this build yet",
+                    "13:1: error: `frame` and `registers` stand together",
                 ],
             ),
         ],

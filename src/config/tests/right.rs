@@ -15,7 +15,7 @@ fn right(files: &Memory) -> plan::Plan {
 }
 
 fn modbus(plan: &plan::Plan, index: usize) -> &BusSpec {
-    let DriverSpec::Modbus(spec) = &plan.buses[index].driver;
+    let DriverSpec::Modbus(spec) = &plan.buses[index].driver else { panic!("{plan:?}") };
     spec
 }
 
@@ -310,7 +310,7 @@ fn a_test_s_registers_and_expectation_are_taken_as_written() {
     );
     assert_eq!(case.expect[0].topic, "plant/pi-1/rs485/meter-1/setpoint");
     assert_eq!(case.expect[0].value, "on");
-    let plan::Given::Registers { device, table, address, words } = &case.given;
+    let plan::Given::Registers { device, table, address, words } = &case.given else { panic!("{case:?}") };
     assert_eq!((*device, *table, *address, words.as_slice()), (0, Table::Holding, 100, [0x10].as_slice()));
 }
 
