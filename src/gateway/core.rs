@@ -18,6 +18,7 @@ use crate::mapping::command::{Answer, Arrival, CommandIds, Commands, Known};
 use crate::mapping::publish::{Boot, Publisher};
 use crate::message::{Message, Origin, Qos};
 use crate::sample::{BusId, Fault, PointId};
+use crate::status::snapshot::Work;
 use crate::store::{Batch, DestId, Durability, Op, Seq, StoreEvent, StoreStatus};
 use crate::uplink::inbox::Token;
 use crate::uplink::status::{UplinkEvent, UplinkStatus};
@@ -108,16 +109,6 @@ pub(super) struct UplinkSide {
     pub(super) status: Option<UplinkStatus>,
 }
 
-/// What was lost or refused here, since the start; shown on the status page.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub samples: u64,
-    pub published: u64,
-    pub commands: u64,
-    /// Samples and QoS 0 publishes that found the batch full because the disk does not keep up.
-    pub unstored: u64,
-}
-
 pub struct Core {
     pub(super) boot: Boot,
     pub(super) clock: ClockState,
@@ -129,7 +120,7 @@ pub struct Core {
     committer: Committer<Waiter>,
     next_seq: Seq,
     pub(super) store: Option<StoreStatus>,
-    pub(super) counters: Counters,
+    pub(super) work: Work,
     /// Those who are told after the commit of what this turn brought.
     waiting: Vec<Waiter>,
     outputs: VecDeque<Output>,
@@ -149,7 +140,7 @@ impl Core {
             committer: Committer::new(window),
             next_seq,
             store: None,
-            counters: Counters::default(),
+            work: Work::default(),
             waiting: Vec::new(),
             outputs: VecDeque::new(),
         }
@@ -202,7 +193,7 @@ impl Core {
     pub fn bus(&mut self, now: Now, event: BusEvent) {
         match event {
             BusEvent::Samples(id, samples) => {
-                self.counters.samples += samples.len() as u64;
+                self.work.samples += samples.len() as u64;
                 let clock = self.clock;
                 self.with_bus(now, id, |bus, now, messages, _| {
                     for sample in &samples {
@@ -414,7 +405,7 @@ impl Core {
             Some(_) if message.retain => &Arc::new(Message { retain: false, ..Message::clone(message) }),
             Some(_) | None => message,
         };
-        self.counters.published += 1;
+        self.work.messages += 1;
         let mut to = Vec::new();
         self.routes.upstream(passed_on, origin, &mut to);
         let route = self.broker.as_mut().map(|broker| broker.route(now, passed_on, origin));
@@ -466,7 +457,7 @@ impl Core {
         let seq = self.next_seq;
         let op = Op::Append { seq, at: now.wall, message: message.clone(), to: to.into(), durability };
         if self.committer.push(now.mono, op).is_err() {
-            self.counters.unstored += 1;
+            self.work.unstored += 1;
             return if waited_for { Err(Refusal::Quota) } else { Ok(None) };
         }
         self.next_seq += 1;
@@ -474,7 +465,7 @@ impl Core {
     }
 
     fn command(&mut self, now: Now, point: PointId, message: &Message, origin: Origin, dup: bool) {
-        self.counters.commands += 1;
+        self.work.commands += 1;
         self.with_bus(now, point.bus, |bus, now, _, answers| {
             let newest = bus.publisher.newest(point.index);
             let known = newest.and_then(|newest| Some(Known { raw: newest.raw.as_ref()?, received: newest.received }));
@@ -486,7 +477,7 @@ impl Core {
     /// Only an append can find the batch full, and those go through `append`.
     fn push(&mut self, now: Now, op: Op) {
         if self.committer.push(now.mono, op).is_err() {
-            self.counters.unstored += 1;
+            self.work.unstored += 1;
         }
     }
 

@@ -40,6 +40,7 @@ pub fn take(core: &Core, about: &About, now: Now, detail: Detail) -> Snapshot {
         buses: core.buses.values().map(|side| bus(side, about)).collect(),
         uplinks: core.uplinks.values().map(|side| uplink(side, core, about)).collect(),
         store: core.store.clone(),
+        work: core.work,
         broker: core.broker.as_ref().map(|broker| figures(broker.counters())).unwrap_or_default(),
         points: match detail {
             Detail::Parts => Vec::new(),

@@ -85,6 +85,15 @@ pub fn render(snapshot: &Snapshot) -> String {
     devices(&mut text, snapshot);
     uplinks(&mut text, snapshot);
     store(&mut text, snapshot);
+    let work = snapshot.work;
+    for (name, help, number) in [
+        ("samples", "Readings and faults that the buses brought.", work.samples),
+        ("messages", "Messages that were routed, from anywhere.", work.messages),
+        ("commands", "Messages on set topics.", work.commands),
+        ("unstored", "Messages that the disk was too far behind to store.", work.unstored),
+    ] {
+        text.family(&format!("fieldgate_{name}_total"), "counter", help, [(&[][..], float(number))]);
+    }
     for (name, number) in &snapshot.broker {
         let name: String =
             name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect();
@@ -204,6 +213,7 @@ mod tests {
             r#"fieldgate_uplink_connected{uplink="cloud"} 0"#,
             r#"fieldgate_queue_rows{queue="uplink/cloud"} 7"#,
             "fieldgate_broker_clients_connected 3",
+            "fieldgate_samples_total 9",
             r#"fieldgate_point_value{device="meter-1",point="volt\"age\\",topic="plant/<b>/voltage",unit="V"} 230.1"#,
             r#"fieldgate_point_age_seconds{device="meter-1",point="volt\"age\\",topic="plant/<b>/voltage",unit="V"} 1.5"#,
         ] {

@@ -21,9 +21,21 @@ pub struct Snapshot {
     pub buses: Vec<Bus>,
     pub uplinks: Vec<Uplink>,
     pub store: Option<StoreStatus>,
+    /// What the gateway's own loop took, sent and could not store, since the start.
+    pub work: Work,
     /// Counters and gauges of the broker, by the name under `$SYS/broker/`; none without a broker.
     pub broker: Vec<(Arc<str>, u64)>,
     pub points: Vec<Point>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    pub samples: u64,
+    /// Messages routed, from anywhere.
+    pub messages: u64,
+    pub commands: u64,
+    /// What should have been stored and found the disk too far behind.
+    pub unstored: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -162,6 +174,7 @@ pub(crate) mod tests {
                 dropped: 0,
                 queues: vec![queue],
             }),
+            work: Work { samples: 9, ..Work::default() },
             broker: vec![("clients/connected".into(), 3)],
             points: vec![Point {
                 bus: "rs485".into(),

@@ -31,6 +31,12 @@ pub fn all(snapshot: &Snapshot) -> Value {
         "buses": buses.collect::<Value>(),
         "uplinks": snapshot.uplinks.iter().map(|uplink| named(&uplink.name, self::uplink(uplink))).collect::<Value>(),
         "store": snapshot.store.as_ref().map(store),
+        "work": {
+            "samples": snapshot.work.samples,
+            "messages": snapshot.work.messages,
+            "commands": snapshot.work.commands,
+            "unstored": snapshot.work.unstored,
+        },
         "broker": snapshot.broker.iter().map(|(name, number)| (name.to_string(), json!(number))).collect::<Value>(),
         "points": snapshot.points.iter().map(|point| self::point(snapshot.at, point)).collect::<Value>(),
     })
