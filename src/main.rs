@@ -119,7 +119,7 @@ fn stand_in(file: &Path) -> ExitCode {
         print(&check::text(&check::report(outcome, Now::read())));
         return ExitCode::from(2);
     };
-    match gateway::service::block_on(simulate::task::run(plan)) {
+    match gateway::service::block_on(simulate::plan::task::run(plan)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!("{failure:#}");

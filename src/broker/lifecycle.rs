@@ -329,26 +329,21 @@ impl Broker {
         Some(Rules::new(access, user, client, &self.own))
     }
 
-    /// The gateway stops: every client is told and its connection ends; sessions stay, and no will is published.
-    pub fn shut_down(&mut self, now: Now) {
-        let mut conns: Vec<ConnId> = self.conns.keys().copied().collect();
-        conns.sort_unstable();
-        for conn in conns {
-            if let Some(State::Open { session }) = self.conns.get(&conn).map(|state| &state.state)
-                && let Some(session) = self.sessions.get_mut(session)
-            {
-                session.will = None;
-            }
-            self.fail(now, conn, Reason::ServerShuttingDown);
-        }
-    }
-
     /// Users, rules and limits have changed. Clients that may no longer be are told so and go; subscriptions that are no longer allowed
     /// end; the rest goes on undisturbed. Listeners are not the core's.
     pub fn reconfigure(&mut self, now: Now, spec: BrokerSpec) {
         self.retained.set_bounds(spec.limits.max_retained_messages, spec.limits.max_retained_bytes);
+        let before = self.queue_spec();
         self.spec = spec;
         self.guard.forget();
+        let queue = self.queue_spec();
+        if queue != before {
+            for session in self.sessions.values() {
+                let Some(dest) = session.dest else { continue };
+                let name = format!("session/{}", session.client).into();
+                self.outputs.push_back(Output::Store(Op::OpenDestination { dest, name, queue }));
+            }
+        }
         let mut keys: Vec<u32> = self.sessions.keys().copied().collect();
         keys.sort_unstable();
         for key in keys {

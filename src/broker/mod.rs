@@ -1,9 +1,11 @@
 //! The local MQTT broker, 3.1.1 and 5.0: sessions, access, retained messages, and the sockets.
 
+mod acknowledge;
 mod acl;
 mod api;
 mod connection;
 mod core;
+mod counters;
 mod decode;
 mod encode;
 mod guard;

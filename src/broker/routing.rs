@@ -65,6 +65,13 @@ pub(crate) struct Subscribers {
     next_group: u32,
 }
 
+#[derive(Clone, Copy)]
+struct Match {
+    session: u32,
+    options: SubOptions,
+    shared: bool,
+}
+
 #[derive(Debug, Default)]
 struct Group {
     members: Vec<(u32, SubOptions)>,
@@ -127,18 +134,21 @@ impl Subscribers {
     }
 
     /// Every subscription that the topic matches, a session's own ones together; of each shared one the member whose turn it is.
-    fn matching(&mut self, topic: &str, sessions: &HashMap<u32, Session>, qos: Qos) -> Vec<(u32, SubOptions)> {
+    fn matching(&mut self, topic: &str, sessions: &HashMap<u32, Session>, qos: Qos) -> Vec<Match> {
         let mut found = Vec::new();
         let mut groups = Vec::new();
         self.index.for_each_match(topic, |subscriber, options| match (subscriber, options) {
-            (Subscriber::Session(session), Some(options)) => found.push((*session, *options)),
+            (Subscriber::Session(session), Some(options)) => {
+                found.push(Match { session: *session, options: *options, shared: false });
+            }
             (Subscriber::Group(group), _) => groups.push(*group),
             (Subscriber::Session(_), None) => {}
         });
-        found.sort_unstable_by_key(|(session, _)| *session);
+        found.sort_unstable_by_key(|found| found.session);
         for group in groups {
-            if let Some(chosen) = self.groups.get_mut(&group).and_then(|group| group.choose(topic, sessions, qos)) {
-                found.push(chosen);
+            let chosen = self.groups.get_mut(&group).and_then(|group| group.choose(topic, sessions, qos));
+            if let Some((session, options)) = chosen {
+                found.push(Match { session, options, shared: true });
             }
         }
         found
@@ -178,7 +188,9 @@ impl Broker {
             Origin::Gateway | Origin::Uplink(_) => None,
         };
         let mut last = None;
-        for (key, options) in self.subscribers.matching(&message.topic, &self.sessions, message.qos) {
+        for Match { session: key, options, shared } in
+            self.subscribers.matching(&message.topic, &self.sessions, message.qos)
+        {
             let Some(session) = self.sessions.get(&key) else { continue };
             if (options.no_local && sender == Some(key)) || !session.rules.may_receive(&message.topic) {
                 continue;
@@ -187,7 +199,8 @@ impl Broker {
             let retain = message.retain && options.retain_as_published;
             let durable = session.dest.is_some() && qos > Qos::AtMostOnce;
             // Overlapping subscriptions: once, at the highest QoS, with every identifier (MQTT 5, 3.3.4).
-            if last.is_some_and(|(before, _)| before == key) {
+            // A shared one is delivered for itself (4.8.2).
+            if !shared && last.is_some_and(|(before, _)| before == key) {
                 merge(&mut route, last, key, qos, retain, options.identifier, durable);
             } else {
                 let target =

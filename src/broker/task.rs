@@ -270,7 +270,7 @@ async fn serve(
 /// A connection that MQTT may begin on.
 enum Ready<S> {
     Stream(S),
-    Frames(WebSocketStream<S>),
+    Frames(Box<WebSocketStream<S>>),
 }
 
 async fn transport_on(
@@ -292,7 +292,7 @@ async fn transport_on(
                 .write_buffer_size(0);
             let accepted = tokio_tungstenite::accept_hdr_async_with_config(stream, subprotocol, Some(config));
             match tokio::time::timeout(limits.connect_timeout, accepted).await {
-                Ok(Ok(stream)) => Ready::Frames(stream),
+                Ok(Ok(stream)) => Ready::Frames(Box::new(stream)),
                 Ok(Err(error)) => return debug!(%address, %error, "WebSocket handshake failed"),
                 Err(_) => return debug!(%address, "WebSocket handshake took too long"),
             }
@@ -307,7 +307,7 @@ async fn transport_on(
     if shared.to_core.send(Input::Connected { conn, peer }).await.is_ok() {
         match stream {
             Ready::Stream(stream) => connection::stream(&link, stream).await,
-            Ready::Frames(stream) => connection::websocket(&link, stream).await,
+            Ready::Frames(stream) => connection::websocket(&link, *stream).await,
         }
         // After the last bytes it sent; a core that closed it first takes no notice.
         let _ = shared.to_core.send(Input::Closed { conn }).await;

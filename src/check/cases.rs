@@ -12,7 +12,7 @@ use crate::modbus::spec::{BusSpec, DataType, Table};
 use crate::sample::{BusId, Fault, PointId, Sample, Value};
 
 /// What was published instead, in words; empty where the case holds.
-pub fn run(plan: &Plan, case: &TestCase, now: Now) -> Vec<String> {
+pub(super) fn run(plan: &Plan, case: &TestCase, now: Now) -> Vec<String> {
     let Some(bus) = plan.buses.get(case.bus) else {
         return vec!["its bus does not exist".to_owned()];
     };

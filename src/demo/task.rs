@@ -17,7 +17,7 @@ use crate::config::plan::{DriverSpec, Plan};
 use crate::gateway::service::block_on;
 use crate::gateway::task::{self as gateway, Control};
 use crate::modbus::spec::Transport;
-use crate::simulate::task::{Place, Terminal, serve};
+use crate::simulate::plan::task::{Place, Terminal, serve};
 use crate::status::snapshot::Snapshot;
 
 const GATEWAY: &str = include_str!("gateway.toml");
@@ -72,8 +72,10 @@ async fn show(folder: &Folder, within: Option<Duration>) -> anyhow::Result<()> {
     let (mqtt, http) = (free_port(MQTT_PORT).await?, free_port(HTTP_PORT).await?);
 
     let tcp = listener.local_addr()?.to_string();
-    folder
-        .write("mapping.toml", &MAPPING.replace("@TCP@", &tcp).replace("@SERIAL@", &terminal.path.to_string_lossy()))?;
+    folder.write(
+        "mapping.toml",
+        &MAPPING.replace("@TCP@", &tcp).replace("@SERIAL@", &terminal.path().to_string_lossy()),
+    )?;
     let gateway_file = GATEWAY.replace("@MQTT@", &mqtt.to_string()).replace("@HTTP@", &http.to_string());
     let plan = compile(&folder.write("fieldgate.toml", &gateway_file)?)?;
     start_devices(&plan, listener, terminal)?;
@@ -133,7 +135,7 @@ fn start_devices(plan: &Plan, listener: TcpListener, terminal: Terminal) -> anyh
                 listener.take().map(Place::Listener)
             }
         };
-        serve(bus, place.context("the demo has one line and one endpoint")?)?;
+        serve(bus, place.context("the demo has one line and one endpoint")?);
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use crate::broker::{AckToken, Broker, Input, Output as BrokerOutput, Refusal};
+use crate::broker::{AckToken, Broker, Input, Output as BrokerOutput, Refusal, Route};
 use crate::clock::Now;
 use crate::clocksync::ClockState;
 use crate::command::{Command, NotDone, Outcome};
@@ -45,9 +45,39 @@ pub enum Output {
     },
 }
 
-/// Who is told once the store has what they sent.
+/// Whether somebody waits for what is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Haste {
+    /// Its commit waits for company (P2).
+    Sample,
+    Urgent,
+}
+
+/// Where a message comes from, and how.
 #[derive(Clone, Copy, Debug)]
+struct Source {
+    origin: Origin,
+    /// MQTT's DUP flag.
+    dup: bool,
+    haste: Haste,
+}
+
+impl Source {
+    /// Samples and the status topics.
+    const SAMPLE: Self = Self { origin: Origin::Gateway, dup: false, haste: Haste::Sample };
+    /// The result of a command.
+    const ANSWER: Self = Self { origin: Origin::Gateway, dup: false, haste: Haste::Urgent };
+}
+
+/// What happens once the store has what was appended before.
+#[derive(Debug)]
 enum Waiter {
+    /// Durable sessions are given the message: its number is then nobody else's, whatever happens.
+    Sessions {
+        route: Route,
+        message: Arc<Message>,
+        seq: Seq,
+    },
     Client(AckToken),
     Upstream {
         uplink: u16,
@@ -198,7 +228,8 @@ impl Core {
             UplinkEvent::Message { uplink, message, token } => {
                 let waiter = Waiter::Upstream { uplink, token };
                 // Redelivery cannot come: the connection upstream starts clean, so DUP says nothing here.
-                self.publish(now, &Arc::new(message), Origin::Uplink(uplink), false, Some(waiter));
+                let source = Source { origin: Origin::Uplink(uplink), dup: false, haste: Haste::Urgent };
+                self.publish(now, &Arc::new(message), source, Some(waiter));
                 self.drain_broker(now);
             }
             UplinkEvent::Status(id, status) => {
@@ -234,7 +265,7 @@ impl Core {
     /// Publishes what the gateway itself has to say.
     pub fn announce(&mut self, now: Now, messages: Vec<Message>) {
         for message in messages {
-            self.publish(now, &Arc::new(message), Origin::Gateway, false, None);
+            self.publish(now, &Arc::new(message), Source::SAMPLE, None);
         }
         self.drain_broker(now);
     }
@@ -321,7 +352,7 @@ impl Core {
         bus.refresh_timeout();
         self.outputs.extend(commands.into_iter().map(|command| Output::Command { bus: id, command }));
         for message in messages {
-            self.publish(now, &Arc::new(message), Origin::Gateway, false, None);
+            self.publish(now, &Arc::new(message), Source::SAMPLE, None);
         }
         self.answer(now, answers);
     }
@@ -339,10 +370,10 @@ impl Core {
                 }
                 Some(peer @ Origin::Session(_)) => {
                     if self.broker.as_ref().is_some_and(|broker| broker.may_publish(peer, &message.topic)) {
-                        self.publish(now, &message, Origin::Gateway, false, None);
+                        self.publish(now, &message, Source::ANSWER, None);
                     }
                 }
-                None | Some(Origin::Gateway) => self.publish(now, &message, Origin::Gateway, false, None),
+                None | Some(Origin::Gateway) => self.publish(now, &message, Source::ANSWER, None),
             }
         }
     }
@@ -351,7 +382,8 @@ impl Core {
         while let Some(output) = self.broker.as_mut().and_then(Broker::poll_output) {
             match output {
                 BrokerOutput::Publish { message, origin, dup, ack, .. } => {
-                    self.publish(now, &message, origin, dup, ack.map(Waiter::Client));
+                    let source = Source { origin, dup, haste: Haste::Urgent };
+                    self.publish(now, &message, source, ack.map(Waiter::Client));
                 }
                 BrokerOutput::Store(op) => self.push(now, op),
                 BrokerOutput::Barrier(token) => self.waiting.push(Waiter::Client(token)),
@@ -365,14 +397,16 @@ impl Core {
         }
         // Only now does the open batch hold everything that they wait for.
         for waiter in std::mem::take(&mut self.waiting) {
-            if let Some(waiter) = self.committer.wait(waiter) {
+            let urgent = !matches!(&waiter, Waiter::Sessions { haste: Haste::Sample, .. });
+            if let Some(waiter) = self.committer.wait(waiter, urgent) {
                 self.tell(now, waiter, Ok(()));
             }
         }
     }
 
     /// The one way of every message: store, local sessions, acknowledgement, command.
-    fn publish(&mut self, now: Now, message: &Arc<Message>, origin: Origin, dup: bool, waiter: Option<Waiter>) {
+    fn publish(&mut self, now: Now, message: &Arc<Message>, source: Source, waiter: Option<Waiter>) {
+        let Source { origin, dup, haste } = source;
         self.counters.published += 1;
         let mut to = Vec::new();
         self.routes.upstream(message, origin, &mut to);
@@ -385,8 +419,15 @@ impl Core {
         let stored = if to.is_empty() { Ok(None) } else { self.append(now, message, origin, to) };
         if let (Some(broker), Some(route)) = (&mut self.broker, &route) {
             broker.deliver_live(now, route, message);
-            // At once, not after the commit: whoever is connected does not wait for the disk.
-            broker.deliver_stored(now, route, message, stored.unwrap_or_default());
+        }
+        if let Some(route) = route
+            && !route.durable().is_empty()
+        {
+            match stored {
+                // Before the acknowledgement of its publisher, which waits for the same commit.
+                Ok(Some(seq)) => self.waiting.push(Waiter::Sessions { route, message: message.clone(), seq, haste }),
+                Ok(None) | Err(_) => self.deliver_unstored(now, &route, message),
+            }
         }
         match (waiter, stored) {
             (None, _) => {}
@@ -398,6 +439,13 @@ impl Core {
             && let Some(point) = self.routes.point(&message.topic)
         {
             self.command(now, point, message, origin, dup);
+        }
+    }
+
+    /// Durable sessions that are connected still get what the disk did not take.
+    fn deliver_unstored(&mut self, now: Now, route: &Route, message: &Arc<Message>) {
+        if let Some(broker) = &mut self.broker {
+            broker.deliver_stored(now, route, message, None);
         }
     }
 
@@ -445,6 +493,11 @@ impl Core {
 
     fn tell(&mut self, now: Now, waiter: Waiter, result: Result<(), Refusal>) {
         match waiter {
+            Waiter::Sessions { route, message, seq, .. } => {
+                if let Some(broker) = &mut self.broker {
+                    broker.deliver_stored(now, &route, &message, result.is_ok().then_some(seq));
+                }
+            }
             Waiter::Client(token) => {
                 if let Some(broker) = &mut self.broker {
                     broker.acknowledge(now, token, result);

@@ -453,7 +453,7 @@ impl Gateway {
         let uplinks = std::mem::take(&mut self.uplinks);
         parts::join(uplinks.into_values().map(|task| task.handle).collect(), UPLINKS_STOP_WITHIN).await;
         if let Some(broker) = &mut self.core.broker {
-            broker.shut_down(Now::read());
+            broker.shutdown(Now::read());
         }
         self.core.drain(now);
         self.act(now);

@@ -67,10 +67,10 @@ impl<T> Committer<T> {
     }
 
     /// `waiter` comes back when everything pushed so far is on the disk. With nothing open or under way it comes
-    /// back at once, as `Some`.
-    pub fn wait(&mut self, waiter: T) -> Option<T> {
+    /// back at once, as `Some`. `urgent`: the open batch does not wait for its window.
+    pub fn wait(&mut self, waiter: T, urgent: bool) -> Option<T> {
         if !self.open.is_empty() {
-            self.urgent = true;
+            self.urgent |= urgent;
             self.waiting.push_back((self.next_ticket, waiter));
             return None;
         }
@@ -168,7 +168,7 @@ mod tests {
         let (mut committer, t0) = start();
         committer.push(t0, append(1, Durability::Sample, 10)).unwrap();
         committer.push(t0, append(2, Durability::Acknowledged, 10)).unwrap();
-        assert_eq!(committer.wait("client"), None);
+        assert_eq!(committer.wait("client", true), None);
         let batch = committer.take(t0).unwrap();
         assert_eq!(batch.ops.len(), 2);
         assert_eq!(committer.settled(batch.ticket), ["client"]);
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn nobody_waits_for_a_disk_that_has_nothing_to_do() {
         let (mut committer, _) = start();
-        assert_eq!(committer.wait("client"), Some("client"));
+        assert_eq!(committer.wait("client", true), Some("client"));
     }
 
     #[test]
@@ -199,7 +199,7 @@ mod tests {
         let (mut committer, t0) = start();
         committer.push(t0, append(1, Durability::Acknowledged, 10)).unwrap();
         let batch = committer.take(t0).unwrap();
-        assert_eq!(committer.wait("late"), None);
+        assert_eq!(committer.wait("late", true), None);
         assert_eq!(committer.settled(batch.ticket), ["late"]);
     }
 

@@ -138,7 +138,7 @@ pub fn ascii_answer(received: &[u8], unit: u8, request: &Request) -> Progress {
 /// # Errors
 /// [`Flaw`] where they are none, or their check is wrong.
 pub fn ascii_body(digits: &[u8]) -> Result<(u8, Vec<u8>), Flaw> {
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err(Flaw::Length);
     }
     let bytes: Option<Vec<u8>> =
@@ -187,7 +187,7 @@ pub struct TcpFrame<'a> {
 pub fn tcp_frame(received: &[u8]) -> Result<Option<TcpFrame<'_>>, Flaw> {
     let Some(header) = received.get(..6) else { return Ok(None) };
     let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
-    if header[2..4] != [0, 0] || length < 2 || length > MAX_TCP - 6 {
+    if header[2..4] != [0, 0] || !(2..=MAX_TCP - 6).contains(&length) {
         return Err(Flaw::Garbled);
     }
     let Some(body) = received.get(6..6 + length) else { return Ok(None) };

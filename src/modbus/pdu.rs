@@ -175,12 +175,10 @@ pub fn read_answer(request: &Request, pdu: &[u8]) -> Result<Answer, Flaw> {
     if told != bytes {
         return Err(Flaw::Length);
     }
-    Ok(match request {
-        Request::ReadCoils(_, count) | Request::ReadDiscreteInputs(_, count) => {
-            Answer::Bits(read_bits(data, usize::from(*count)))
-        }
-        _ => Answer::Registers(read_registers(data)),
-    })
+    if let Request::ReadCoils(_, count) | Request::ReadDiscreteInputs(_, count) = request {
+        return Ok(Answer::Bits(read_bits(data, usize::from(*count))));
+    }
+    Ok(Answer::Registers(read_registers(data)))
 }
 
 /// A write's answer repeats the first five bytes of its request, the mask write all of it.

@@ -1,7 +1,11 @@
-//! Devices that are not there: what `fieldgate simulate` and `fieldgate demo` put in the place of a plan's own.
-//!
-//! The protocol's server side is tokio-modbus's, not ours: what the gateway reads here it also reads elsewhere.
+//! Stand-ins for devices, behind `fieldgate simulate` and `fieldgate demo`, and for the tests of what drives real ones.
 
-mod registers;
+pub mod fault;
+pub mod modbus;
+pub mod plan;
+pub mod request;
 pub mod task;
 mod wave;
+
+#[cfg(test)]
+mod against_driver;

@@ -1,172 +1,241 @@
-//! The simulated devices' sockets and pseudo-terminals.
+//! Serves simulated devices: Modbus TCP, RTU over TCP, and RTU on a pseudo-terminal.
 
-use std::future::{Ready, ready};
+use std::cell::RefCell;
+use std::ffi::OsStr;
 use std::io;
-use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, spawn_local};
-use tokio_modbus::server::{Service, rtu, rtu_over_tcp, tcp};
-use tokio_modbus::{ExceptionCode, Response, SlaveRequest};
-use tokio_serial::{SerialPort, SerialStream};
-use tracing::{debug, warn};
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, ptsname, unlockpt};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
 
-use super::registers::Registers;
+use super::fault::Faults;
+use super::modbus::Registers;
+use super::request;
 use crate::clock::Now;
-use crate::config::plan::{BusPlan, DriverSpec, Plan};
-use crate::modbus::spec::{BusSpec, Endpoint, Framing, Transport};
+use crate::modbus::frame;
 
-/// One bus's devices, shared by everybody who is connected to them.
-#[derive(Clone)]
-struct Devices {
-    registers: Arc<Mutex<Registers>>,
-    started: Now,
-    /// A TCP gateway answers for a unit that is not there (exception 11); a line stays silent.
-    on_tcp: bool,
+const CONNECTIONS_MAX: usize = 64;
+const BUFFER_MAX: usize = 1024;
+/// A request that pauses for longer is forgotten.
+const PAUSE: Duration = Duration::from_millis(30);
+/// What a gateway says of a unit that does not answer.
+const GATEWAY_TARGET: u8 = 0x0B;
+
+/// The simulated devices of one bus, shared by its connections; each task of one event loop has a clone.
+#[derive(Clone, Debug)]
+pub struct Bench {
+    registers: Rc<RefCell<Registers>>,
+    faults: Rc<RefCell<Faults>>,
+    start: Instant,
+    /// One character on the line, where the line's speed is to be kept.
+    character: Duration,
 }
 
-impl Service for Devices {
-    type Request = SlaveRequest<'static>;
-    type Response = Option<Response>;
-    type Exception = ExceptionCode;
-    type Future = Ready<Result<Option<Response>, ExceptionCode>>;
+impl Bench {
+    /// `character`: the time of one character on an RTU line; zero answers at once.
+    pub fn new(registers: Registers, faults: Faults, character: Duration) -> Self {
+        let start = Now::read().mono;
+        Self { registers: Rc::new(RefCell::new(registers)), faults: Rc::new(RefCell::new(faults)), start, character }
+    }
 
-    fn call(&self, request: SlaveRequest<'static>) -> Self::Future {
-        let mut registers = self.registers.lock().unwrap_or_else(PoisonError::into_inner);
-        registers.advance(Now::read().mono.saturating_duration_since(self.started.mono));
-        ready(match registers.answer(request.slave, &request.request) {
-            Ok(None) if self.on_tcp => Err(ExceptionCode::GatewayTargetDevice),
-            reply => reply,
-        })
+    fn answer(&self, unit: u8, pdu: &[u8]) -> Option<Vec<u8>> {
+        let elapsed = Now::read().mono.saturating_duration_since(self.start);
+        self.registers.borrow_mut().answer(unit, pdu, elapsed)
     }
 }
 
-/// Where a simulated bus can be reached.
-#[derive(Debug)]
-pub enum Place {
-    Listener(TcpListener),
-    Terminal(Terminal),
-}
-
-/// Both ends of a pseudo-terminal. The far one stays open, so that the near one never sees a hang-up between users.
-#[derive(Debug)]
-pub struct Terminal {
-    near: SerialStream,
-    far: SerialStream,
-    /// What a gateway opens.
-    pub path: PathBuf,
-}
-
-impl Terminal {
-    /// # Errors
-    /// The system's, when it has no pseudo-terminal to give.
-    pub fn open() -> anyhow::Result<Self> {
-        let (near, mut far) = SerialStream::pair().context("cannot open a pseudo-terminal")?;
-        far.set_exclusive(false)?;
-        let path = far.name().context("the pseudo-terminal has no name")?.into();
-        Ok(Self { near, far, path })
-    }
-}
-
-/// Serves a bus's devices at `place` until the handle is aborted. Runs inside a `LocalSet`.
+/// Serves Modbus TCP until the listener fails. Must run in a `LocalSet`.
 ///
 /// # Errors
-/// A place that is not of the bus's kind.
-pub fn serve(bus: &BusPlan, place: Place) -> anyhow::Result<JoinHandle<()>> {
-    let DriverSpec::Modbus(spec) = &bus.driver;
-    let on_tcp = matches!(spec.transport, Transport::Tcp { .. });
-    let registers = Arc::new(Mutex::new(Registers::new(spec, bus)));
-    let devices = Devices { registers, started: Now::read(), on_tcp };
-    #[allow(clippy::disallowed_methods, reason = "one task a simulated bus")]
-    let handle = match (place, &spec.transport) {
-        (Place::Listener(listener), Transport::RtuOverTcp { .. }) => spawn_local(rtu_over_tcp(listener, devices)),
-        (Place::Listener(listener), _) => spawn_local(modbus_tcp(listener, devices)),
-        (Place::Terminal(terminal), _) => spawn_local(line(terminal, devices)),
-    };
-    Ok(handle)
-}
-
-async fn modbus_tcp(listener: TcpListener, devices: Devices) {
-    let connected = |stream, peer| {
-        let devices = devices.clone();
-        async move { tcp::accept_tcp_connection(stream, peer, move |_| Ok(Some(devices.clone()))) }
-    };
-    let ended = tcp::Server::new(listener).serve(&connected, |failure| debug!(%failure, "a client went")).await;
-    told("Modbus TCP", ended);
-}
-
-async fn rtu_over_tcp(listener: TcpListener, devices: Devices) {
-    let connected = |stream: TcpStream, peer: SocketAddr| {
-        let devices = devices.clone();
-        async move { rtu_over_tcp::accept_tcp_connection(stream, peer, move |_| Ok(Some(devices.clone()))) }
-    };
-    let ended =
-        rtu_over_tcp::Server::new(listener).serve(&connected, |failure| debug!(%failure, "a client went")).await;
-    told("RTU over TCP", ended);
-}
-
-async fn line(terminal: Terminal, devices: Devices) {
-    let Terminal { near, far, .. } = terminal;
-    let ended = rtu::Server::new(near).serve_forever(devices).await;
-    told("RTU", ended);
-    drop(far);
-}
-
-fn told(what: &str, ended: io::Result<()>) {
-    if let Err(failure) = ended {
-        warn!(%failure, "simulated {what} ended");
+/// The listener's.
+pub async fn serve_tcp(listener: TcpListener, bench: Bench) -> io::Result<()> {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await?;
+        while connections.try_join_next().is_some() {}
+        if connections.len() < CONNECTIONS_MAX {
+            stream.set_nodelay(true)?;
+            connections.spawn_local(serve_stream(stream, bench.clone(), Speech::Tcp));
+        }
     }
 }
 
-/// `fieldgate simulate`: stands in for the devices of a plan until SIGINT or SIGTERM.
+/// Serves RTU over TCP until the listener fails. Must run in a `LocalSet`.
 ///
 /// # Errors
-/// An address that cannot be bound, or a bus that cannot be simulated.
-pub async fn run(plan: Plan) -> anyhow::Result<()> {
-    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    let mut serving = Vec::new();
-    for bus in &plan.buses {
-        let DriverSpec::Modbus(spec) = &bus.driver;
-        let (place, text) = place(spec).await?;
-        #[allow(clippy::print_stdout, reason = "what the user asked for")]
-        {
-            println!("{}: {text}", spec.name);
+/// The listener's.
+pub async fn serve_rtu_over_tcp(listener: TcpListener, bench: Bench) -> io::Result<()> {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await?;
+        while connections.try_join_next().is_some() {}
+        if connections.len() < CONNECTIONS_MAX {
+            stream.set_nodelay(true)?;
+            connections.spawn_local(serve_stream(stream, bench.clone(), Speech::Rtu));
         }
-        serving.push(serve(bus, place)?);
-    }
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    serving.iter().for_each(JoinHandle::abort);
-    Ok(())
-}
-
-async fn place(spec: &BusSpec) -> anyhow::Result<(Place, String)> {
-    match &spec.transport {
-        Transport::Tcp { address, tls: None } => listen(address, "Modbus TCP").await,
-        Transport::RtuOverTcp { address } => listen(address, "RTU over TCP").await,
-        Transport::Serial(serial) if serial.framing == Framing::Rtu => {
-            let terminal = Terminal::open()?;
-            let path = terminal.path.display();
-            let text = format!("RTU on {path}; write serial = \"{path}\" in place of {:?}", serial.path);
-            Ok((Place::Terminal(terminal), text))
-        }
-        Transport::Tcp { tls: Some(_), .. } => bail!("bus {:?}: Modbus TCP with TLS is not simulated", spec.name),
-        Transport::Serial(_) | Transport::AsciiOverTcp { .. } => bail!("bus {:?}: ASCII is not simulated", spec.name),
     }
 }
 
-async fn listen(address: &Endpoint, kind: &str) -> anyhow::Result<(Place, String)> {
-    let Endpoint { host, port } = address;
-    let listener = TcpListener::bind((host.as_str(), *port)).await;
-    let listener = listener.with_context(|| {
-        format!("cannot listen on {host}:{port}; give the bus an address of this machine, as 127.0.0.1:5020")
-    })?;
-    let local = listener.local_addr()?;
-    Ok((Place::Listener(listener), format!("{kind} on {local}")))
+/// Serves RTU on anything that carries bytes (a pseudo-terminal) until it is lost.
+///
+/// # Errors
+/// That it was lost.
+pub async fn serve_rtu<S: AsyncRead + AsyncWrite + Unpin>(stream: S, bench: Bench) -> io::Result<()> {
+    serve_stream(stream, bench, Speech::Rtu).await
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Speech {
+    Tcp,
+    Rtu,
+}
+
+async fn serve_stream<S>(mut stream: S, bench: Bench, speech: Speech) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut received: Vec<u8> = Vec::new();
+    let mut late: Vec<(Instant, Vec<u8>)> = Vec::new();
+    let mut bytes = [0; 512];
+    let mut heard_at = Now::read().mono;
+    loop {
+        let next = late.iter().map(|(at, _)| *at).min();
+        let wake = next.unwrap_or(heard_at + Duration::from_secs(3600));
+        tokio::select! {
+            count = stream.read(&mut bytes) => {
+                let count = count?;
+                if count == 0 {
+                    return Ok(());
+                }
+                let now = Now::read().mono;
+                if speech == Speech::Rtu && now.saturating_duration_since(heard_at) > PAUSE {
+                    received.clear();
+                }
+                heard_at = now;
+                received.extend_from_slice(&bytes[..count]);
+            }
+            () = sleep_until(wake.into()) => {}
+        }
+        let now = Now::read().mono;
+        while let Some((delay, bytes)) = take_request(&mut received, &bench, speech)? {
+            late.extend(bytes.into_iter().map(|(extra, bytes)| (now + delay + extra, bytes)));
+        }
+        late.sort_by_key(|(at, _)| *at);
+        while late.first().is_some_and(|(at, _)| *at <= Now::read().mono) {
+            let (_, bytes) = late.remove(0);
+            stream.write_all(&bytes).await?;
+        }
+        if received.len() > BUFFER_MAX || late.len() > BUFFER_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "requests that have no end"));
+        }
+    }
+}
+
+/// How long the line takes, and what to send then.
+type Reply = (Duration, Vec<super::fault::Delivery>);
+
+fn take_request(received: &mut Vec<u8>, bench: &Bench, speech: Speech) -> io::Result<Option<Reply>> {
+    match speech {
+        Speech::Tcp => {
+            let garbled = |_| io::Error::new(io::ErrorKind::InvalidData, "not Modbus TCP");
+            let Some(request) = frame::tcp_frame(received).map_err(garbled)? else { return Ok(None) };
+            let absent = || vec![request.pdu.first().copied().unwrap_or(0) | 0x80, GATEWAY_TARGET];
+            let answer = bench.answer(request.unit, request.pdu).unwrap_or_else(absent);
+            let reply = bench.faults.borrow_mut().tcp(request.transaction, request.unit, answer);
+            let used = request.used;
+            received.drain(..used);
+            Ok(Some((Duration::ZERO, reply)))
+        }
+        Speech::Rtu => {
+            let Some(length) = received.get(1..).and_then(request::length).map(|pdu| pdu + 3) else { return Ok(None) };
+            if received.len() < length {
+                return Ok(None);
+            }
+            let frame: Vec<u8> = received.drain(..length).collect();
+            let (body, crc) = frame.split_at(length - 2);
+            if crc != frame::crc16(body).to_le_bytes() {
+                received.clear();
+                return Ok(None);
+            }
+            let Some(answer) = bench.answer(body[0], &body[1..]) else { return Ok(Some((Duration::ZERO, Vec::new()))) };
+            // Request, the gap that ends it, and the answer, whose last byte then stands on the line.
+            let characters = u32::try_from(length + answer.len() + 3).unwrap_or(0);
+            let on_line = bench.character * characters + bench.character * 7 / 2;
+            Ok(Some((on_line, bench.faults.borrow_mut().rtu(body[0], answer))))
+        }
+    }
+}
+
+/// The devices' end of a pseudo-terminal.
+#[derive(Debug)]
+pub struct Pty {
+    fd: AsyncFd<OwnedFd>,
+    /// Held so that the gateway may close and open its end as it likes.
+    _peer: OwnedFd,
+}
+
+/// A new pseudo-terminal, raw: the devices' end, and the path that the gateway opens.
+///
+/// # Errors
+/// The operating system's.
+pub fn open_pty() -> io::Result<(Pty, PathBuf)> {
+    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&controller)?;
+    unlockpt(&controller)?;
+    let path = PathBuf::from(OsStr::from_bytes(ptsname(&controller, Vec::new())?.as_bytes()));
+    let peer = ioctl_tiocgptpeer(&controller, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    let mut settings = tcgetattr(&peer)?;
+    settings.make_raw();
+    tcsetattr(&peer, OptionalActions::Now, &settings)?;
+    rustix::io::ioctl_fionbio(&controller, true)?;
+    #[allow(deprecated, reason = "an OwnedFd owns what it registers; the successor is unsafe for types that do not")]
+    let fd = AsyncFd::new(controller)?;
+    Ok((Pty { fd, _peer: peer }, path))
+}
+
+impl AsyncRead for Pty {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
+            let room = buf.initialize_unfilled();
+            match guard.try_io(|fd| rustix::io::read(fd.get_ref(), room).map_err(io::Error::from)) {
+                Ok(count) => {
+                    buf.advance(count?);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Pty {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.fd.poll_write_ready(cx))?;
+            match guard.try_io(|fd| rustix::io::write(fd.get_ref(), bytes).map_err(io::Error::from)) {
+                Ok(result) => return Poll::Ready(result),
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 }

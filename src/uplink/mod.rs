@@ -21,3 +21,6 @@ pub mod spec;
 pub mod status;
 pub mod task;
 mod transport;
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! The broker's core and sockets in one loop over a store in memory: what the gateway does with SQLite.
 
+#![allow(dead_code, reason = "each test crate has its own needs")]
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
@@ -8,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fieldgate::broker::spec::{BrokerSpec, Limits};
 use fieldgate::broker::task::Net;
-use fieldgate::broker::{AckToken, Broker, Input, Output, Restored, Route};
+use fieldgate::broker::{AckToken, Broker, Input, Output, Refusal, Restored, Route};
 use fieldgate::clock::{Now, UnixMs};
 use fieldgate::message::Message;
 use fieldgate::store::{DestId, Op, Seq, Space, Stored};
@@ -78,11 +80,28 @@ struct Turn {
 pub(crate) struct Loop {
     pub(crate) broker: Broker,
     pub(crate) store: MemoryStore,
+    /// What the disk does with the next commits.
+    pub(crate) disk: Disk,
+    held: Vec<Turn>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Disk {
+    Writes,
+    /// Takes its time: nothing is committed until it writes again.
+    Waits,
+    /// Is full: nothing that somebody waits for is written; keyed values stay in memory and follow later.
+    Refuses,
 }
 
 impl Loop {
     pub(crate) fn new(spec: BrokerSpec, store: MemoryStore) -> Self {
-        Self { broker: Broker::new(Now::read(), "pi-1", spec, store.restored()), store }
+        Self {
+            broker: Broker::new(Now::read(), "pi-1", spec, store.restored()),
+            store,
+            disk: Disk::Writes,
+            held: Vec::new(),
+        }
     }
 
     /// Does everything that the core asks for; gives the sockets' part to `sockets`. A turn's writes are one commit, and what waits for
@@ -97,18 +116,33 @@ impl Loop {
                     self.apply(now, &mut turn, output);
                 }
             }
-            if idle {
+            if !idle {
+                self.held.push(turn);
+            }
+            if self.disk != Disk::Waits && !self.held.is_empty() {
+                for turn in std::mem::take(&mut self.held) {
+                    self.commit(now, turn);
+                }
+            } else if idle {
                 return;
             }
-            for op in turn.ops {
+        }
+    }
+
+    fn commit(&mut self, now: Now, turn: Turn) {
+        let refused = self.disk == Disk::Refuses;
+        for op in turn.ops {
+            if !(refused && matches!(op, Op::Append { .. })) {
                 self.store.apply(op);
             }
-            for (seq, message, route) in turn.deliveries {
-                self.broker.deliver_stored(now, &route, &message, Some(seq));
-            }
-            for token in turn.tokens {
-                self.broker.acknowledge(now, token, Ok(()));
-            }
+        }
+        let publishes = turn.deliveries.len();
+        for (seq, message, route) in turn.deliveries {
+            self.broker.deliver_stored(now, &route, &message, (!refused).then_some(seq));
+        }
+        let result = if refused && publishes > 0 { Err(Refusal::Quota) } else { Ok(()) };
+        for token in turn.tokens {
+            self.broker.acknowledge(now, token, result);
         }
     }
 

@@ -1,0 +1,3 @@
+//! Opening what a bus speaks over: a serial port, a TCP connection, TLS.
+
+pub mod task;

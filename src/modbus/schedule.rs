@@ -1,0 +1,384 @@
+//! What a bus does next: polls in deadline order, commands before them, silent devices aside.
+//!
+//! Sans I/O: [`Schedule::next`] says what to send or how long to wait, [`Schedule::answered`] and
+//! [`Schedule::failed`] take what became of it, [`Schedule::take_output`] gives what is to be told.
+
+mod landing;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::device::Device;
+use super::lane::{self, Kind, Lane, Poll};
+use super::pdu::{self, Request};
+use super::plan::Block;
+use super::spec::BusSpec;
+use super::timing::Timing;
+use super::write::Steps;
+use crate::clock::Now;
+use crate::command::{Command, CommandId, NotDone, Outcome};
+use crate::driver::{BusCounters, DeviceStatus};
+use crate::sample::{BusId, Fault, Sample};
+
+/// After a time-out or a bad frame a line must have been quiet for so long (measured: after less, late answers still came).
+pub const DRAIN: Duration = Duration::from_millis(60);
+/// Commands that go before a poll that is due.
+const COMMANDS_IN_A_ROW: u8 = 4;
+/// So many times a lost request was answered when it was asked alone: the other end takes one at a time.
+const PIPELINE_STRIKES: u8 = 2;
+/// Commands that wait here; more stay in their channel.
+const COMMANDS_MAX: usize = 256;
+
+/// A request to send now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    pub ticket: u64,
+    pub unit: u8,
+    pub request: Request,
+    /// From the last byte of the request to the first of its answer.
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    Send(Job),
+    /// Nothing to do until then; `None`: until an answer, a command or the link comes.
+    Wait(Option<Instant>),
+}
+
+/// Why a request brought nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    Timeout,
+    /// Something came that was not its answer.
+    Discarded,
+}
+
+/// What is to be told.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Those of one answer stand together.
+    pub samples: Vec<Vec<Sample>>,
+    pub outcomes: Vec<Outcome>,
+    /// A device's state changed.
+    pub changed: bool,
+}
+
+/// Figures since they were last taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// The line was in use for so long.
+    pub busy: Duration,
+    pub lateness: Duration,
+    pub cycle: Duration,
+}
+
+#[derive(Debug)]
+enum Work {
+    Poll { poll: Poll, tries: u8, probe: bool },
+    Command { tries: u8 },
+}
+
+#[derive(Debug)]
+struct Flight {
+    device: usize,
+    request: Request,
+    sent: Instant,
+    /// Others could be under way beside it.
+    shared: bool,
+    work: Work,
+}
+
+#[derive(Debug)]
+struct Active {
+    id: CommandId,
+    point: u32,
+    device: usize,
+    expires: Instant,
+    steps: Steps,
+    /// The request that waits to be sent; `None` while it is under way.
+    ready: Option<Request>,
+}
+
+#[derive(Debug)]
+pub struct Schedule {
+    bus: BusId,
+    spec: Rc<BusSpec>,
+    timing: Timing,
+    lanes: Vec<Lane>,
+    devices: Vec<Device>,
+    pending: Vec<(Poll, u8)>,
+    flights: BTreeMap<u64, Flight>,
+    tickets: u64,
+    commands: VecDeque<Command>,
+    active: Option<Active>,
+    commands_in_a_row: u8,
+    link_up: bool,
+    /// A device whose request was lost among others: nothing else is under way until it is clear why.
+    exclusive: Option<usize>,
+    pipeline_strikes: u8,
+    round: Option<Instant>,
+    counters: BusCounters,
+    window: Window,
+    output: Output,
+}
+
+impl Schedule {
+    pub fn new(spec: Rc<BusSpec>, bus: BusId, now: Now) -> Self {
+        let timing = Timing::of(&spec);
+        let device = |device: &super::spec::DeviceSpec| Device::new(device.name.clone(), device.unit, now.wall);
+        Self {
+            bus,
+            timing,
+            lanes: lane::lanes(&spec, timing, now.mono),
+            devices: spec.devices.iter().map(device).collect(),
+            spec,
+            pending: Vec::new(),
+            flights: BTreeMap::new(),
+            tickets: 0,
+            commands: VecDeque::new(),
+            active: None,
+            commands_in_a_row: 0,
+            link_up: false,
+            exclusive: None,
+            pipeline_strikes: 0,
+            round: None,
+            counters: BusCounters::default(),
+            window: Window::default(),
+            output: Output::default(),
+        }
+    }
+
+    /// The line or connection is there: every point is due.
+    pub fn link_up(&mut self, now: Now) {
+        self.link_up = true;
+        for device in &mut self.devices {
+            device.forget(now);
+        }
+        for lane in &mut self.lanes {
+            lane.restart(now.mono);
+        }
+    }
+
+    /// The line or connection is not there: every point and every command gets that fault.
+    pub fn link_down(&mut self, now: Now) {
+        self.link_up = false;
+        self.pending.clear();
+        self.flights.clear();
+        self.exclusive = None;
+        self.round = None;
+        self.abandon_commands();
+        for device in &mut self.devices {
+            device.forget(now);
+        }
+        let indices = 0..u32::try_from(self.spec.points.len()).unwrap_or(u32::MAX);
+        let samples = indices.map(|index| self.fault_of(index, Fault::Disconnected, now)).collect();
+        self.tell(samples);
+    }
+
+    /// The bus ends: every command gets its outcome.
+    pub fn abandon_commands(&mut self) {
+        let active = self.active.take().map(|active| active.id);
+        for id in active.into_iter().chain(self.commands.drain(..).map(|command| command.id)) {
+            self.output.outcomes.push(Outcome { id, result: Err(NotDone::Fault(Fault::Disconnected)) });
+        }
+    }
+
+    /// Whether another command may be handed over.
+    pub fn takes_commands(&self) -> bool {
+        self.commands.len() < COMMANDS_MAX
+    }
+
+    pub fn command(&mut self, command: Command) {
+        if self.link_up {
+            self.commands.push_back(command);
+        } else {
+            let result = Err(NotDone::Fault(Fault::Disconnected));
+            self.output.outcomes.push(Outcome { id: command.id, result });
+        }
+    }
+
+    pub fn take_output(&mut self) -> Output {
+        std::mem::take(&mut self.output)
+    }
+
+    pub fn counters(&self) -> BusCounters {
+        self.counters
+    }
+
+    pub fn take_window(&mut self) -> Window {
+        std::mem::take(&mut self.window)
+    }
+
+    pub fn device_status(&self) -> Vec<DeviceStatus> {
+        self.devices.iter().map(Device::status).collect()
+    }
+
+    pub fn timing(&self) -> Timing {
+        self.timing
+    }
+
+    /// Bytes were heard that answer nothing.
+    pub fn discarded(&mut self) {
+        self.counters.discarded += 1;
+    }
+
+    /// What to send now, or when to ask again.
+    pub fn next(&mut self, now: Now) -> Action {
+        self.drop_expired(now);
+        if !self.link_up || self.flights.len() >= self.in_flight_max() {
+            return Action::Wait(self.commands.iter().map(|command| command.expires).min());
+        }
+        let mut due = Vec::new();
+        for lane in self.lanes.iter_mut().filter(|lane| !self.devices[lane.device].is_offline()) {
+            lane.collect(now.mono, &mut due);
+        }
+        self.pending.extend(due.into_iter().map(|poll| {
+            let tries = if let Kind::Alone(_) = poll.kind { 0 } else { self.spec.retries };
+            (poll, tries)
+        }));
+        if self.round.is_none() && !self.pending.is_empty() {
+            self.round = Some(now.mono);
+        }
+        let poll = self.choose_poll(now.mono);
+        if (poll.is_none() || self.commands_in_a_row < COMMANDS_IN_A_ROW)
+            && let Some(job) = self.next_command(now)
+        {
+            self.commands_in_a_row = self.commands_in_a_row.saturating_add(1);
+            return Action::Send(job);
+        }
+        if let Some(place) = poll {
+            self.commands_in_a_row = 0;
+            let (poll, tries) = self.pending.swap_remove(place);
+            self.window.lateness = self.window.lateness.max(now.mono.saturating_duration_since(poll.due));
+            return Action::Send(self.send_poll(poll, tries, false, self.spec.timeout, now.mono));
+        }
+        if let Some(job) = self.next_probe(now.mono) {
+            return Action::Send(job);
+        }
+        Action::Wait(self.wake_up(now.mono))
+    }
+
+    /// Some servers take one request at a time and drop the others: found out, and then heeded.
+    fn in_flight_max(&self) -> usize {
+        if self.exclusive.is_some() || self.pipeline_strikes >= PIPELINE_STRIKES {
+            1
+        } else {
+            usize::from(self.spec.max_in_flight.max(1))
+        }
+    }
+
+    fn drop_expired(&mut self, now: Now) {
+        let outcomes = &mut self.output.outcomes;
+        self.commands.retain(|command| {
+            let keep = command.expires > now.mono;
+            if !keep {
+                outcomes.push(Outcome { id: command.id, result: Err(NotDone::Expired) });
+            }
+            keep
+        });
+    }
+
+    /// The poll whose deadline comes first; of two, that of the device that was served longer ago.
+    fn choose_poll(&self, now: Instant) -> Option<usize> {
+        let free = |(_, (poll, _)): &(usize, &(Poll, u8))| {
+            let lane = &self.lanes[poll.lane];
+            self.devices[lane.device].is_free(&pdu::read(lane.table, poll.block.address, poll.block.count), now)
+        };
+        let order = |(_, (poll, _)): &(usize, &(Poll, u8))| {
+            (poll.deadline, self.devices[self.lanes[poll.lane].device].last_served, poll.block.address)
+        };
+        self.pending.iter().enumerate().filter(free).min_by_key(order).map(|(place, _)| place)
+    }
+
+    fn next_command(&mut self, now: Now) -> Option<Job> {
+        if self.active.is_none() {
+            let free = |command: &Command| {
+                let point = self.spec.points.get(usize::try_from(command.point.index).unwrap_or(usize::MAX));
+                point.is_none_or(|point| !self.devices[point.device].is_suspect(now.mono))
+            };
+            let place = self.commands.iter().position(free)?;
+            let command = self.commands.remove(place)?;
+            self.begin(&command);
+        }
+        let active = self.active.as_mut()?;
+        let request = active.ready.as_ref()?;
+        if !self.devices[active.device].is_free(request, now.mono) {
+            return None;
+        }
+        if active.steps.is_writing() && active.expires <= now.mono {
+            self.finish(Err(NotDone::Expired));
+            return None;
+        }
+        let request = active.ready.take()?;
+        let (device, writing) = (active.device, active.steps.is_writing());
+        self.counters.writes += u64::from(writing);
+        // A write may have acted although its answer was lost: it is never sent twice (P4).
+        let tries = if writing || self.devices[device].is_offline() { 0 } else { self.spec.retries };
+        Some(self.send(device, request, Work::Command { tries }, self.spec.timeout, now.mono))
+    }
+
+    fn begin(&mut self, command: &Command) {
+        let point = self.spec.points.get(usize::try_from(command.point.index).unwrap_or(usize::MAX));
+        let begun = point
+            .ok_or(NotDone::Fault(Fault::IllegalAddress))
+            .and_then(|point| Steps::start(point, command).map(|(steps, request)| (point.device, steps, request)));
+        match begun {
+            Ok((device, steps, request)) => {
+                let (id, point, expires) = (command.id, command.point.index, command.expires);
+                self.active = Some(Active { id, point, device, expires, steps, ready: Some(request) });
+            }
+            Err(not_done) => self.output.outcomes.push(Outcome { id: command.id, result: Err(not_done) }),
+        }
+    }
+
+    fn finish(&mut self, result: Result<crate::command::Done, NotDone>) {
+        if let Some(active) = self.active.take() {
+            self.output.outcomes.push(Outcome { id: active.id, result });
+        }
+    }
+
+    fn next_probe(&mut self, now: Instant) -> Option<Job> {
+        let busy = |device| self.flights.values().any(|flight| flight.device == device);
+        let device = (0..self.devices.len())
+            .find(|place| self.devices[*place].probe_at().is_some_and(|at| at <= now) && !busy(*place))?;
+        let (made, timeout) = self.devices[device].probe(self.spec.timeout);
+        let mut blocks: Vec<(usize, Rc<Block>)> = Vec::new();
+        for (place, lane) in self.lanes.iter_mut().enumerate().filter(|(_, lane)| lane.device == device) {
+            blocks.extend(lane.all().into_iter().map(|block| (place, block)));
+        }
+        let turn = usize::try_from(made).unwrap_or(0).checked_rem(blocks.len())?;
+        let (lane, block) = blocks.swap_remove(turn);
+        let poll = Poll { lane, block, due: now, deadline: now, kind: Kind::Extra };
+        Some(self.send_poll(poll, 0, true, timeout, now))
+    }
+
+    fn send_poll(&mut self, poll: Poll, tries: u8, probe: bool, timeout: Duration, now: Instant) -> Job {
+        let lane = &self.lanes[poll.lane];
+        let (device, request) = (lane.device, pdu::read(lane.table, poll.block.address, poll.block.count));
+        self.send(device, request, Work::Poll { poll, tries, probe }, timeout, now)
+    }
+
+    fn send(&mut self, device: usize, request: Request, work: Work, timeout: Duration, now: Instant) -> Job {
+        self.tickets += 1;
+        self.counters.requests += 1;
+        self.devices[device].last_served = Some(now);
+        let shared = self.in_flight_max() > 1;
+        let flight = Flight { device, request: request.clone(), sent: now, shared, work };
+        self.flights.insert(self.tickets, flight);
+        Job { ticket: self.tickets, unit: self.devices[device].unit, request, timeout }
+    }
+
+    fn wake_up(&self, now: Instant) -> Option<Instant> {
+        let online = |device: usize| !self.devices[device].is_offline();
+        let lanes = self.lanes.iter().filter(|lane| online(lane.device)).filter_map(Lane::next_due);
+        let devices =
+            self.devices.iter().flat_map(|device| [device.held_until().filter(|at| *at > now), device.probe_at()]);
+        let commands = self.commands.iter().map(|command| command.expires);
+        lanes.chain(devices.flatten()).chain(commands).min()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,416 @@
+//! The task that owns a bus: connects, keeps the schedule's time, and tells the gateway what it reads.
+
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::time::sleep_until;
+
+use super::connect::task::{connect, connect_tls, open_serial};
+use super::line::task::{Framing as LineFraming, Line};
+use super::schedule::{Action, Failure, Job, Schedule};
+use super::spec::{BusSpec, Framing, Transport};
+use super::tcp::task::Connection;
+use crate::clock::{Now, UnixMs};
+use crate::command::Command;
+use crate::driver::{BusEvent, BusStatus, LinkState};
+use crate::modbus::pdu::Answer;
+use crate::sample::BusId;
+
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+const BACKOFF_MIN: Duration = Duration::from_millis(250);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// A link that lived for so long was a good one: the next attempt comes soon.
+const LIVED: Duration = Duration::from_secs(5);
+
+/// Why a link is no longer served.
+enum Ended {
+    Lost(io::Error),
+    /// Nothing is heard, or the stream is out of step: connect anew without telling anybody, unless that fails.
+    Stale,
+    /// The gateway wants the bus to end.
+    Closed,
+}
+
+/// The gateway has gone: nothing is left to do.
+struct Gone;
+
+/// Serves a bus until `commands` closes or nobody takes the events any more. Every command gets its outcome.
+pub async fn run(spec: BusSpec, bus: BusId, events: Sender<BusEvent>, commands: Receiver<Command>) {
+    let mut driver = Driver::new(spec, bus, events, commands);
+    // The gateway has gone or closed the commands: both end the bus alike.
+    let _ = driver.serve().await;
+    driver.end().await;
+}
+
+/// Serves a bus over a stream that is open already, until that is lost or as [`run`] ends.
+pub async fn run_over<S>(stream: S, spec: BusSpec, bus: BusId, events: Sender<BusEvent>, commands: Receiver<Command>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut driver = Driver::new(spec, bus, events, commands);
+    let framing = match &driver.spec.transport {
+        Transport::Serial(serial) => Some(line_framing(serial.framing)),
+        Transport::RtuOverTcp { .. } => Some(LineFraming::Rtu),
+        Transport::AsciiOverTcp { .. } => Some(LineFraming::Ascii),
+        Transport::Tcp { .. } => None,
+    };
+    // Lost, or the gateway has gone: the end is the same.
+    let _ = match framing {
+        Some(framing) => driver.serve_converter(stream, framing).await,
+        None => driver.serve_tcp(Connection::new(stream)).await,
+    };
+    driver.end().await;
+}
+
+fn line_framing(framing: Framing) -> LineFraming {
+    match framing {
+        Framing::Rtu => LineFraming::Rtu,
+        Framing::Ascii => LineFraming::Ascii,
+    }
+}
+
+struct Driver {
+    schedule: Schedule,
+    spec: Rc<BusSpec>,
+    bus: BusId,
+    events: Sender<BusEvent>,
+    commands: Receiver<Command>,
+    link: LinkState,
+    since: UnixMs,
+    last_error: Option<String>,
+    last_status: Instant,
+}
+
+impl Driver {
+    fn new(spec: BusSpec, bus: BusId, events: Sender<BusEvent>, commands: Receiver<Command>) -> Self {
+        let now = Now::read();
+        let spec = Rc::new(spec);
+        Self {
+            schedule: Schedule::new(Rc::clone(&spec), bus, now),
+            spec,
+            bus,
+            events,
+            commands,
+            link: LinkState::Connecting,
+            since: now.wall,
+            last_error: None,
+            last_status: now.mono,
+        }
+    }
+
+    /// Gives every command that is left its outcome.
+    async fn end(&mut self) {
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            self.schedule.command(command);
+        }
+        self.schedule.abandon_commands();
+        // Where nobody takes events any more, nobody waits for outcomes either.
+        let _ = self.tell().await;
+    }
+
+    async fn serve(&mut self) -> Result<(), Gone> {
+        let mut backoff = BACKOFF_MIN;
+        self.tell_status(Now::read()).await?;
+        loop {
+            let opened = Now::read().mono;
+            let ended = match &Rc::clone(&self.spec).transport {
+                Transport::Serial(serial) => match open_serial(serial) {
+                    Ok(port) => {
+                        let framing = line_framing(serial.framing);
+                        let line = Line::new(port, framing, self.schedule.timing(), None);
+                        self.serve_line(line).await?
+                    }
+                    Err(error) => Ended::Lost(error),
+                },
+                Transport::RtuOverTcp { address } => match self.while_connecting(connect(address)).await? {
+                    Ok(stream) => self.serve_converter(stream, LineFraming::Rtu).await?,
+                    Err(error) => Ended::Lost(error),
+                },
+                Transport::AsciiOverTcp { address } => match self.while_connecting(connect(address)).await? {
+                    Ok(stream) => self.serve_converter(stream, LineFraming::Ascii).await?,
+                    Err(error) => Ended::Lost(error),
+                },
+                Transport::Tcp { address, tls: None } => match self.while_connecting(connect(address)).await? {
+                    Ok(stream) => self.serve_tcp(Connection::new(stream)).await?,
+                    Err(error) => Ended::Lost(error),
+                },
+                Transport::Tcp { address, tls: Some(tls) } => {
+                    match self.while_connecting(connect_tls(address, tls)).await? {
+                        Ok(stream) => self.serve_tcp(Connection::new(stream)).await?,
+                        Err(error) => Ended::Lost(error),
+                    }
+                }
+            };
+            match ended {
+                Ended::Closed => return Ok(()),
+                Ended::Stale => {}
+                Ended::Lost(error) => {
+                    let now = Now::read();
+                    self.down(&error, now).await?;
+                    if now.mono.saturating_duration_since(opened) >= LIVED {
+                        backoff = BACKOFF_MIN;
+                    }
+                    self.while_connecting(sleep_until((now.mono + backoff).into())).await?;
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                }
+            }
+        }
+    }
+
+    /// Answers commands while there is no link.
+    async fn while_connecting<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Gone> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                command = self.commands.recv() => self.schedule.command(command.ok_or(Gone)?),
+                done = &mut work => return Ok(done),
+                () = sleep_until((self.last_status + STATUS_INTERVAL).into()) => self.tell_status(Now::read()).await?,
+            }
+            self.tell().await?;
+        }
+    }
+
+    async fn up(&mut self, now: Now) -> Result<(), Gone> {
+        if self.link == LinkState::Up {
+            return Ok(());
+        }
+        self.schedule.link_up(now);
+        self.enter(LinkState::Up, now).await
+    }
+
+    async fn down(&mut self, error: &io::Error, now: Now) -> Result<(), Gone> {
+        let text = error.to_string();
+        if self.last_error.as_ref() != Some(&text) || self.link == LinkState::Up {
+            tracing::warn!(bus = %self.spec.name, "{text}");
+        }
+        self.last_error = Some(text);
+        if self.link == LinkState::Down {
+            return Ok(());
+        }
+        self.schedule.link_down(now);
+        self.enter(LinkState::Down, now).await
+    }
+
+    async fn enter(&mut self, link: LinkState, now: Now) -> Result<(), Gone> {
+        self.link = link;
+        self.since = now.wall;
+        self.tell().await?;
+        self.tell_status(now).await
+    }
+
+    async fn serve_converter<S>(&mut self, stream: S, framing: LineFraming) -> Result<Ended, Gone>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let line = Line::new(stream, framing, self.schedule.timing(), Some(self.spec.timeout));
+        self.serve_line(line).await
+    }
+
+    async fn serve_line<S>(&mut self, mut line: Line<S>) -> Result<Ended, Gone>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.up(Now::read()).await?;
+        loop {
+            if !self.take_commands() {
+                return Ok(Ended::Closed);
+            }
+            let now = Now::read();
+            let action = self.schedule.next(now);
+            self.tell().await?;
+            self.keep_status(now).await?;
+            let heard = match action {
+                Action::Send(job) => self.exchange(&mut line, job).await,
+                Action::Wait(until) => self.listen(&mut line, until).await,
+            };
+            if line.take_stray() {
+                self.schedule.discarded();
+            }
+            match heard {
+                Ok(true) => {}
+                Ok(false) => return Ok(Ended::Closed),
+                Err(error) => return Ok(Ended::Lost(error)),
+            }
+            self.tell().await?;
+        }
+    }
+
+    /// False where the gateway wants the bus to end.
+    async fn exchange<S>(&mut self, line: &mut Line<S>, job: Job) -> io::Result<bool>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut exchange = std::pin::pin!(line.exchange(&job));
+        let landed = loop {
+            tokio::select! {
+                biased;
+                landed = &mut exchange => break landed?,
+                command = self.commands.recv(), if self.schedule.takes_commands() => match command {
+                    Some(command) => self.schedule.command(command),
+                    None => return Ok(false),
+                },
+            }
+        };
+        self.land(job.ticket, landed);
+        Ok(true)
+    }
+
+    async fn listen<S>(&mut self, line: &mut Line<S>, until: Option<Instant>) -> io::Result<bool>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let until = self.wake_up(until, None);
+        tokio::select! {
+            command = self.commands.recv(), if self.schedule.takes_commands() => match command {
+                Some(command) => self.schedule.command(command),
+                None => return Ok(false),
+            },
+            heard = line.idle() => heard?,
+            () = sleep_until(until.into()) => {}
+        }
+        Ok(true)
+    }
+
+    async fn serve_tcp<S>(&mut self, mut connection: Connection<S>) -> Result<Ended, Gone>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.up(Now::read()).await?;
+        loop {
+            if !self.take_commands() {
+                return Ok(Ended::Closed);
+            }
+            let now = Now::read();
+            let until = loop {
+                match self.schedule.next(now) {
+                    Action::Send(job) => connection.request(job, now),
+                    Action::Wait(until) => break until,
+                }
+            };
+            self.tell().await?;
+            self.keep_status(now).await?;
+            if let Err(error) = connection.send().await {
+                return Ok(Ended::Lost(error));
+            }
+            let until = self.wake_up(until, connection.next_deadline());
+            tokio::select! {
+                received = connection.receive() => {
+                    if let Err(error) = received {
+                        return Ok(Ended::Lost(error));
+                    }
+                    if let Err(error) = self.take_landed(&mut connection) {
+                        return self.out_of_step(&mut connection, &error).await;
+                    }
+                }
+                command = self.commands.recv(), if self.schedule.takes_commands() => match command {
+                    Some(command) => self.schedule.command(command),
+                    None => return Ok(Ended::Closed),
+                },
+                () = sleep_until(until.into()) => {}
+            }
+            let now = Now::read();
+            for ticket in connection.overdue(now) {
+                self.schedule.failed(ticket, Failure::Timeout, now);
+            }
+            self.tell().await?;
+            if connection.is_silent() {
+                return Ok(Ended::Stale);
+            }
+        }
+    }
+
+    /// What is under way has failed, and the next connection is asked again.
+    async fn out_of_step<S>(&mut self, connection: &mut Connection<S>, error: &io::Error) -> Result<Ended, Gone>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        tracing::debug!(bus = %self.spec.name, "{error}");
+        self.schedule.discarded();
+        let now = Now::read();
+        for ticket in connection.abandon() {
+            self.schedule.failed(ticket, Failure::Discarded, now);
+        }
+        self.tell().await?;
+        Ok(Ended::Stale)
+    }
+
+    fn take_landed<S>(&mut self, connection: &mut Connection<S>) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        while let Some((ticket, landed)) = connection.landed()? {
+            match ticket {
+                Some(ticket) => self.land(ticket, landed),
+                None => self.schedule.discarded(),
+            }
+        }
+        Ok(())
+    }
+
+    fn land(&mut self, ticket: u64, landed: Result<Answer, Failure>) {
+        let now = Now::read();
+        match landed {
+            Ok(answer) => self.schedule.answered(ticket, &answer, now),
+            Err(failure) => self.schedule.failed(ticket, failure, now),
+        }
+    }
+
+    /// Hands over the commands that wait; false once their channel is closed.
+    fn take_commands(&mut self) -> bool {
+        while self.schedule.takes_commands() {
+            match self.commands.try_recv() {
+                Ok(command) => self.schedule.command(command),
+                Err(tokio::sync::mpsc::error::TryRecvError::Empty) => break,
+                Err(tokio::sync::mpsc::error::TryRecvError::Disconnected) => return false,
+            }
+        }
+        true
+    }
+
+    fn wake_up(&self, schedule: Option<Instant>, deadline: Option<Instant>) -> Instant {
+        let status = self.last_status + STATUS_INTERVAL;
+        [schedule, deadline].into_iter().flatten().fold(status, Instant::min)
+    }
+
+    /// Tells what the schedule has to tell.
+    async fn tell(&mut self) -> Result<(), Gone> {
+        let output = self.schedule.take_output();
+        for samples in output.samples {
+            self.events.send(BusEvent::Samples(self.bus, samples)).await.map_err(|_| Gone)?;
+        }
+        for outcome in output.outcomes {
+            self.events.send(BusEvent::Outcome(self.bus, outcome)).await.map_err(|_| Gone)?;
+        }
+        if output.changed { self.tell_status(Now::read()).await } else { Ok(()) }
+    }
+
+    async fn keep_status(&mut self, now: Now) -> Result<(), Gone> {
+        if now.mono.saturating_duration_since(self.last_status) >= STATUS_INTERVAL {
+            return self.tell_status(now).await;
+        }
+        Ok(())
+    }
+
+    async fn tell_status(&mut self, now: Now) -> Result<(), Gone> {
+        let window = self.schedule.take_window();
+        let elapsed = now.mono.saturating_duration_since(self.last_status).as_secs_f32();
+        let share = if elapsed > 0.0 { window.busy.as_secs_f32() / elapsed * 100.0 } else { 0.0 };
+        self.last_status = now.mono;
+        let status = BusStatus {
+            state: self.link,
+            since: self.since,
+            last_error: self.last_error.clone(),
+            utilisation_percent: self.schedule.timing().is_limited().then_some(share.clamp(0.0, 100.0)),
+            lateness: window.lateness,
+            cycle: window.cycle,
+            counters: self.schedule.counters(),
+            devices: self.schedule.device_status(),
+        };
+        self.events.send(BusEvent::Status(self.bus, status)).await.map_err(|_| Gone)
+    }
+}

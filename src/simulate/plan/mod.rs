@@ -1,0 +1,3 @@
+//! Stands in for the devices of a whole plan.
+
+pub mod task;
