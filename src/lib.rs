@@ -4,6 +4,7 @@
 //! sockets, clocks and spawns stand only in `main.rs`, `gateway/`, the store's writer and files named `task.rs`.
 
 pub mod broker;
+pub mod can;
 pub mod check;
 pub mod clock;
 pub mod clocksync;

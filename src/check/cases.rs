@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::can;
+use crate::can::frame::{Frame, Received};
 use crate::clock::Now;
 use crate::clocksync::ClockState;
 use crate::config::plan::{BusPlan, DriverSpec, Expected, Given, Plan, TestCase};
@@ -21,8 +23,13 @@ pub(super) fn run(plan: &Plan, case: &TestCase, now: Now) -> Vec<String> {
 }
 
 fn samples(bus: &BusPlan, given: &Given, now: Now) -> Vec<Sample> {
-    let DriverSpec::Modbus(spec) = &bus.driver;
-    let Given::Registers { device, table, address, words } = given;
+    let (spec, device, table, address, words) = match (&bus.driver, given) {
+        (DriverSpec::Modbus(spec), Given::Registers { device, table, address, words }) => {
+            (spec, device, table, address, words)
+        }
+        (DriverSpec::Can(spec), Given::Frame(frame)) => return can_samples(spec, frame, now),
+        (DriverSpec::Modbus(_), Given::Frame(_)) | (DriverSpec::Can(_), Given::Registers { .. }) => return Vec::new(),
+    };
     (0u32..)
         .zip(&spec.points)
         .filter(|(_, point)| point.device == *device && point.table == *table)
@@ -33,6 +40,12 @@ fn samples(bus: &BusPlan, given: &Given, now: Now) -> Vec<Sample> {
             Some(Sample { point: PointId { bus: BusId(0), index }, at: now.wall, reading })
         })
         .collect()
+}
+
+fn can_samples(spec: &can::spec::BusSpec, frame: &Frame, now: Now) -> Vec<Sample> {
+    let mut bus = can::bus::Bus::new(spec, BusId(0), now);
+    bus.handle(&Received::Data(*frame), now.wall, now);
+    bus.take_samples()
 }
 
 fn read(spec: &BusSpec, index: u32, words: &[u16]) -> Option<Result<Value, Fault>> {

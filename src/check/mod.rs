@@ -95,7 +95,7 @@ pub fn with_loads(mut outcome: Outcome) -> Outcome {
 }
 
 fn overload(bus: &BusPlan, place: &crate::config::Place) -> Option<Diagnostic> {
-    let DriverSpec::Modbus(spec) = &bus.driver;
+    let DriverSpec::Modbus(spec) = &bus.driver else { return None };
     let percent = modbus_plan::load(spec).utilisation_percent.filter(|percent| *percent > 100.0)?;
     let factor = percent / 100.0;
     let found = format!("bus {:?} cannot keep its intervals: they need {percent:.0} % of the line's time", spec.name);
@@ -134,24 +134,29 @@ pub fn failed_tests(plan: &Plan, now: Now) -> Vec<String> {
 }
 
 fn bus(bus: &BusPlan) -> BusReport {
-    let DriverSpec::Modbus(spec) = &bus.driver;
-    let load = modbus_plan::load(spec);
+    let (line, load) = match &bus.driver {
+        DriverSpec::Modbus(spec) => {
+            let load = modbus_plan::load(spec);
+            let requests = load.requests.iter().map(|planned| request(spec, planned)).collect();
+            (line(spec), (requests, milliseconds(load.cycle), load.utilisation_percent))
+        }
+        // What others send is their time.
+        DriverSpec::Can(spec) => (spec.interface.clone(), (Vec::new(), 0.0, None)),
+    };
+    let (requests, cycle_ms, utilisation_percent) = load;
+    let point = |rule: &crate::mapping::rule::PointRule| PointReport {
+        topic: rule.topic.clone(),
+        device: rule.device.clone(),
+        point: rule.point.clone(),
+        writable: rule.write.is_some(),
+    };
     BusReport {
-        name: spec.name.clone(),
-        line: line(spec),
-        requests: load.requests.iter().map(|planned| request(spec, planned)).collect(),
-        cycle_ms: milliseconds(load.cycle),
-        utilisation_percent: load.utilisation_percent,
-        points: bus
-            .rules
-            .iter()
-            .map(|rule| PointReport {
-                topic: rule.topic.clone(),
-                device: rule.device.clone(),
-                point: rule.point.clone(),
-                writable: rule.write.is_some(),
-            })
-            .collect(),
+        name: bus.name().clone(),
+        line,
+        requests,
+        cycle_ms,
+        utilisation_percent,
+        points: bus.rules.iter().map(point).collect(),
     }
 }
 

@@ -45,6 +45,10 @@ pub trait Files {
     /// What the system says; also of a file that is too large or not UTF-8.
     fn read(&self, path: &Path) -> io::Result<String>;
 
+    /// # Errors
+    /// What the system says; also of a file that is too large.
+    fn read_bytes(&self, path: &Path) -> io::Result<Vec<u8>>;
+
     /// Whether it is a file that this process may read.
     ///
     /// # Errors
@@ -64,13 +68,17 @@ pub struct Disk;
 
 impl Files for Disk {
     fn read(&self, path: &Path) -> io::Result<String> {
+        String::from_utf8(self.read_bytes(path)?).map_err(|_| io::Error::other("it is not UTF-8 text"))
+    }
+
+    fn read_bytes(&self, path: &Path) -> io::Result<Vec<u8>> {
         let file = File::open(path)?;
         let mut bytes = Vec::new();
         file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
         if bytes.len() > FILE_BYTES_MAX {
             return Err(io::Error::other(format!("it is larger than {FILE_BYTES_MAX} bytes")));
         }
-        String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text"))
+        Ok(bytes)
     }
 
     fn check_readable(&self, path: &Path) -> io::Result<()> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::broker::spec::BrokerSpec;
+use crate::can;
 use crate::mapping::rule::PointRule;
 use crate::modbus;
 use crate::uplink::spec::UplinkSpec;
@@ -44,12 +45,14 @@ pub struct BusPlan {
 #[derive(Clone, Debug, PartialEq)]
 pub enum DriverSpec {
     Modbus(modbus::spec::BusSpec),
+    Can(can::spec::BusSpec),
 }
 
 impl BusPlan {
     pub fn name(&self) -> &Arc<str> {
         match &self.driver {
             DriverSpec::Modbus(spec) => &spec.name,
+            DriverSpec::Can(spec) => &spec.name,
         }
     }
 }
@@ -70,6 +73,8 @@ pub struct TestCase {
 pub enum Given {
     /// Words from `address` on in one table of a device; bits as words 0 and 1.
     Registers { device: usize, table: modbus::spec::Table, address: u16, words: Vec<u16> },
+    /// A frame that the interface brings.
+    Frame(can::spec::Frame),
 }
 
 #[derive(Clone, Debug, PartialEq)]

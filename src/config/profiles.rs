@@ -18,7 +18,33 @@ macro_rules! shipped {
         }),*];
     };
 }
-shipped!("eastron-sdm120", "eastron-sdm630");
+shipped!(
+    "abb-b23",
+    "carlo-gavazzi-em112",
+    "carlo-gavazzi-em24",
+    "carlo-gavazzi-em340",
+    "daikin-homehub-altherma",
+    "danfoss-fc51",
+    "eastron-sdm120",
+    "eastron-sdm230",
+    "eastron-sdm630",
+    "fronius-sunspec-float",
+    "growatt-tl-x",
+    "huawei-sun2000",
+    "janitza-umg96rm",
+    "moxa-iologik-e1212",
+    "nibe-s-series",
+    "peacefair-pzem-016",
+    "schneider-iem3155",
+    "siemens-pac2200",
+    "sma-sunny-tripower",
+    "stiebel-eltron-wpm",
+    "victron-gx",
+    "victron-multiplus",
+    "waveshare-modbus-rtu-relay-8ch",
+    "wirenboard-wb-msw-v3",
+    "xy-md02",
+);
 
 /// Where the package puts profiles.
 const INSTALLED: &str = "/usr/share/fieldgate/profiles";

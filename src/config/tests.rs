@@ -8,6 +8,7 @@ use super::*;
 
 mod broken;
 mod broken_mapping;
+mod can;
 mod hostile;
 mod right;
 
@@ -29,6 +30,10 @@ impl Memory {
 impl Files for Memory {
     fn read(&self, path: &Path) -> io::Result<String> {
         self.0.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn read_bytes(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.read(path.strip_prefix("/here").unwrap_or(path)).map(String::into_bytes)
     }
 
     fn check_readable(&self, path: &Path) -> io::Result<()> {

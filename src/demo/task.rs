@@ -128,14 +128,14 @@ fn compile(file: &Path) -> anyhow::Result<Plan> {
 fn start_devices(plan: &Plan, listener: TcpListener, terminal: Terminal) -> anyhow::Result<()> {
     let (mut listener, mut terminal) = (Some(listener), Some(terminal));
     for bus in &plan.buses {
-        let DriverSpec::Modbus(spec) = &bus.driver;
+        let DriverSpec::Modbus(spec) = &bus.driver else { continue };
         let place = match spec.transport {
             Transport::Serial(_) => terminal.take().map(Place::Terminal),
             Transport::Tcp { .. } | Transport::RtuOverTcp { .. } | Transport::AsciiOverTcp { .. } => {
                 listener.take().map(Place::Listener)
             }
         };
-        serve(bus, place.context("the demo has one line and one endpoint")?);
+        serve(spec, &bus.rules, place.context("the demo has one line and one endpoint")?);
     }
     Ok(())
 }

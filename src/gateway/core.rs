@@ -77,6 +77,7 @@ enum Waiter {
         route: Route,
         message: Arc<Message>,
         seq: Seq,
+        haste: Haste,
     },
     Client(AckToken),
     Upstream {
@@ -407,26 +408,32 @@ impl Core {
     /// The one way of every message: store, local sessions, acknowledgement, command.
     fn publish(&mut self, now: Now, message: &Arc<Message>, source: Source, waiter: Option<Waiter>) {
         let Source { origin, dup, haste } = source;
+        let set = if origin == Origin::Gateway { None } else { self.routes.point(&message.topic) };
+        // A retained command is refused, and not kept for the next one who asks either (P4).
+        let passed_on = match set {
+            Some(_) if message.retain => &Arc::new(Message { retain: false, ..Message::clone(message) }),
+            Some(_) | None => message,
+        };
         self.counters.published += 1;
         let mut to = Vec::new();
-        self.routes.upstream(message, origin, &mut to);
-        let route = self.broker.as_mut().map(|broker| broker.route(now, message, origin));
+        self.routes.upstream(passed_on, origin, &mut to);
+        let route = self.broker.as_mut().map(|broker| broker.route(now, passed_on, origin));
         let mut commits = !to.is_empty();
         if let Some(route) = &route {
             to.extend(route.durable());
             commits |= route.needs_commit();
         }
-        let stored = if to.is_empty() { Ok(None) } else { self.append(now, message, origin, to) };
+        let stored = if to.is_empty() { Ok(None) } else { self.append(now, passed_on, origin, to) };
         if let (Some(broker), Some(route)) = (&mut self.broker, &route) {
-            broker.deliver_live(now, route, message);
+            broker.deliver_live(now, route, passed_on);
         }
         if let Some(route) = route
             && !route.durable().is_empty()
         {
             match stored {
                 // Before the acknowledgement of its publisher, which waits for the same commit.
-                Ok(Some(seq)) => self.waiting.push(Waiter::Sessions { route, message: message.clone(), seq, haste }),
-                Ok(None) | Err(_) => self.deliver_unstored(now, &route, message),
+                Ok(Some(seq)) => self.waiting.push(Waiter::Sessions { route, message: passed_on.clone(), seq, haste }),
+                Ok(None) | Err(_) => self.deliver_unstored(now, &route, passed_on),
             }
         }
         match (waiter, stored) {
@@ -435,9 +442,7 @@ impl Core {
             (Some(waiter), Ok(_)) => self.tell(now, waiter, Ok(())),
             (Some(waiter), Err(refusal)) => self.tell(now, waiter, Err(refusal)),
         }
-        if origin != Origin::Gateway
-            && let Some(point) = self.routes.point(&message.topic)
-        {
+        if let Some(point) = set {
             self.command(now, point, message, origin, dup);
         }
     }

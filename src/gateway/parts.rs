@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::queue::StoreQueue;
+use crate::can;
 use crate::command::Command;
 use crate::config::plan::{BusPlan, DriverSpec};
 use crate::driver::BusEvent;
@@ -45,6 +46,7 @@ pub(super) fn start_bus(plan: Arc<BusPlan>, id: BusId, events: mpsc::Sender<BusE
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let run: Pin<Box<dyn Future<Output = ()>>> = match &plan.driver {
         DriverSpec::Modbus(spec) => Box::pin(modbus::task::run(spec.clone(), id, events, inbox)),
+        DriverSpec::Can(spec) => Box::pin(can::task::run(spec.clone(), id, events, inbox)),
     };
     BusTask { plan, commands, handle: spawn_after(before, run) }
 }

@@ -55,7 +55,10 @@ fn bus(side: &BusSide, about: &About) -> Bus {
 
 /// Before a bus has said anything of itself.
 fn not_yet(side: &BusSide, since: UnixMs) -> BusStatus {
-    let DriverSpec::Modbus(spec) = &side.plan.driver;
+    let devices = match &side.plan.driver {
+        DriverSpec::Modbus(spec) => spec.devices.as_slice(),
+        DriverSpec::Can(_) => &[],
+    };
     let device = |name: &Arc<str>| DeviceStatus {
         name: name.clone(),
         state: DeviceState::Unknown,
@@ -72,7 +75,7 @@ fn not_yet(side: &BusSide, since: UnixMs) -> BusStatus {
         lateness: Duration::ZERO,
         cycle: Duration::ZERO,
         counters: BusCounters::default(),
-        devices: spec.devices.iter().map(|spec| device(&spec.name)).collect(),
+        devices: devices.iter().map(|spec| device(&spec.name)).collect(),
     }
 }
 

@@ -36,6 +36,7 @@ enum Linear {
 pub struct Conversion {
     kind: Kind,
     bits: Option<BitRange>,
+    not_available: Option<Value>,
     linear: Linear,
     decimals: Option<u8>,
     map: BTreeMap<i64, Arc<str>>,
@@ -57,11 +58,21 @@ impl Conversion {
                 _ => Linear::Float { scale: rule.scale, offset: rule.offset },
             }
         };
-        Self { kind: rule.kind, bits: rule.bits, linear, decimals: rule.decimals, map: rule.map.clone() }
+        Self {
+            kind: rule.kind,
+            bits: rule.bits,
+            not_available: rule.not_available.clone(),
+            linear,
+            decimals: rule.decimals,
+            map: rule.map.clone(),
+        }
     }
 
     /// What is published of a raw value. NaN and infinities are no values: JSON has none.
     pub fn publish(&self, raw: &Value) -> Result<Reading, Fault> {
+        if self.not_available.as_ref() == Some(raw) {
+            return Err(Fault::NotAvailable);
+        }
         self.publish_field(&self.field(raw))
     }
 
@@ -346,6 +357,30 @@ mod tests {
         assert_eq!(print(&named, Value::Bool(true)), "on");
         assert_eq!(named.named("on"), Some(1));
         assert_eq!(named.named("ON"), None);
+    }
+
+    #[test]
+    fn what_the_device_sends_for_no_value_is_none_whatever_scale_bits_and_names_would_make_of_it() {
+        let rule = PointRule {
+            kind: Kind::Integer { min: -32_768, max: 32_767 },
+            not_available: Some(Value::Int(-32_768)),
+            scale: 0.1,
+            ..rule("a/b")
+        };
+        let tenths = Conversion::new(&rule);
+        assert_eq!(print(&tenths, Value::Int(-32_768)), "not_available");
+        assert_eq!(print(&tenths, Value::Int(-32_767)), "-3276.7");
+        let field = PointRule {
+            kind: Kind::Integer { min: 0, max: 1 },
+            bits: BitRange::new(0, 0),
+            not_available: Some(Value::Uint(0xFFFF)),
+            scale: 1.0,
+            map: [(1, "on".into())].into(),
+            ..rule
+        };
+        let field = Conversion::new(&field);
+        assert_eq!(print(&field, Value::Uint(0xFFFF)), "not_available");
+        assert_eq!(print(&field, Value::Uint(0xFFFD)), "on");
     }
 
     #[test]

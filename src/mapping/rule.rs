@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::message::Qos;
-use crate::sample::BitRange;
+use crate::sample::{BitRange, Value};
 
 /// In the order of `PointId::index`.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +16,8 @@ pub struct PointRule {
     pub topic: Arc<str>,
     pub kind: Kind,
     pub bits: Option<BitRange>,
+    /// The raw value, whole and as the driver reads it, by which the device says that it has none.
+    pub not_available: Option<Value>,
     /// value = raw * scale + offset.
     pub scale: f64,
     pub offset: f64,
@@ -105,6 +107,7 @@ pub(crate) mod tests {
             topic: topic.into(),
             kind: Kind::Integer { min: 0, max: 65_535 },
             bits: None,
+            not_available: None,
             scale: 1.0,
             offset: 0.0,
             decimals: None,

@@ -304,7 +304,7 @@ impl Driver {
                         return Ok(Ended::Lost(error));
                     }
                     if let Err(error) = self.take_landed(&mut connection) {
-                        return self.out_of_step(&mut connection, &error).await;
+                        return self.out_of_step(&mut connection, error).await;
                     }
                 }
                 command = self.commands.recv(), if self.schedule.takes_commands() => match command {
@@ -325,7 +325,7 @@ impl Driver {
     }
 
     /// What is under way has failed, and the next connection is asked again.
-    async fn out_of_step<S>(&mut self, connection: &mut Connection<S>, error: &io::Error) -> Result<Ended, Gone>
+    async fn out_of_step<S>(&mut self, connection: &mut Connection<S>, error: io::Error) -> Result<Ended, Gone>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -336,7 +336,8 @@ impl Driver {
             self.schedule.failed(ticket, Failure::Discarded, now);
         }
         self.tell().await?;
-        Ok(Ended::Stale)
+        // A peer that never spoke Modbus is not asked again and again without a pause.
+        Ok(if connection.has_answered() { Ended::Stale } else { Ended::Lost(error) })
     }
 
     fn take_landed<S>(&mut self, connection: &mut Connection<S>) -> io::Result<()>

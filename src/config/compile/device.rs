@@ -49,8 +49,10 @@ pub(super) fn device(table: &Table<'_>, bus: &mut Bus<'_>, cx: &Context<'_>) {
         template,
         interval_ms: table.unsigned("interval_ms"),
         max_registers: table.unsigned("max_registers"),
+        from_profile: false,
     };
-    for (point_table, place) in merged(&own, &profile, table.start(), cx) {
+    for (point_table, place, from_profile) in merged(&own, &profile, table.start(), cx) {
+        let scope = Scope { from_profile, ..scope };
         if let Some((spec, rule)) = point(&point_table, place, &scope, cx) {
             bus.points.push(spec);
             bus.rules.push(rule);
@@ -96,13 +98,14 @@ fn template<'t>(table: &Table<'t>, bus: &str, device: &str, cx: &Context<'_>) ->
 }
 
 /// The profile's points and the device's own, each with the place that messages about its topic name. An own point that
-/// gives an address replaces the profile's of that name; one that gives none changes single keys of it.
+/// gives an address replaces the profile's of that name; one that gives none changes single keys of it. The flag: the
+/// address is the profile's.
 fn merged<'a>(
     own: &[Table<'a>],
     profile: &[Table<'a>],
     device: &'a Place,
     cx: &Context<'_>,
-) -> Vec<(Table<'a>, &'a Place)> {
+) -> Vec<(Table<'a>, &'a Place, bool)> {
     let mut mine = by_name(own, cx);
     let theirs = by_name(profile, cx);
     let mut points = Vec::new();
@@ -110,22 +113,22 @@ fn merged<'a>(
         let Some(name) = table.text("name") else { continue };
         match mine.remove(name) {
             Some(table) if ADDRESSES.iter().any(|key| table.has_own(key)) => {
-                points.push((table.clone(), table.place("name")))
+                points.push((table.clone(), table.place("name"), false))
             }
-            Some(changed) => points.push((changed.clone().over(table), changed.place("name"))),
+            Some(changed) => points.push((changed.clone().over(table), changed.place("name"), true)),
             None if theirs.get(name).is_some_and(|first| first.start() == table.start()) => {
-                points.push((table.clone(), device));
+                points.push((table.clone(), device, true));
             }
             None => {}
         }
     }
     for table in own {
         let Some(name) = table.text("name") else {
-            points.push((table.clone(), table.start()));
+            points.push((table.clone(), table.start(), false));
             continue;
         };
         if mine.get(name).is_some_and(|first| first.start() == table.start()) {
-            points.push((table.clone(), table.place("name")));
+            points.push((table.clone(), table.place("name"), false));
         }
     }
     points

@@ -2,6 +2,7 @@
 
 mod access;
 mod broker;
+mod can;
 mod device;
 mod gateway;
 mod modbus;
@@ -121,11 +122,15 @@ pub fn compile(gateway_file: &Path, env: &Environment, files: &dyn Files) -> Out
         .filter_map(|(path, node)| Some((path.as_path(), Table::open(node, &keys::MAPPING_FILE, &cx.report)?)))
         .collect();
 
-    let (buses, bus_places): (Vec<BusPlan>, Vec<Place>) = mappings
+    let modbus = mappings
         .iter()
         .flat_map(|(path, table)| table.tables("modbus", &cx.report).into_iter().map(move |bus| (*path, bus)))
-        .filter_map(|(path, bus)| Some((modbus::bus(&bus, path, &cx)?, bus.start().clone())))
-        .unzip();
+        .filter_map(|(path, bus)| Some((modbus::bus(&bus, path, &cx)?, bus.start().clone())));
+    let can = mappings
+        .iter()
+        .flat_map(|(path, table)| table.tables("can", &cx.report).into_iter().map(move |bus| (*path, bus)))
+        .filter_map(|(path, bus)| Some((can::bus(&bus, path, &cx)?, bus.start().clone())));
+    let (buses, bus_places): (Vec<BusPlan>, Vec<Place>) = modbus.chain(can).unzip();
     let tests = mappings
         .iter()
         .flat_map(|(_, table)| table.tables("test", &cx.report))

@@ -2,7 +2,7 @@
 
 use crate::mapping::rule::Kind;
 use crate::modbus::spec::DataType;
-use crate::sample::BitRange;
+use crate::sample::{BitRange, Value};
 
 /// The type of that name in a file; `registers` is a string's length.
 pub(super) fn data_type(name: &str, registers: u16) -> DataType {
@@ -28,6 +28,25 @@ pub(super) fn integer_bits(data: DataType) -> Option<u8> {
         DataType::U16 | DataType::I16 => Some(16),
         DataType::U32 | DataType::I32 => Some(32),
         DataType::U64 | DataType::I64 => Some(64),
+        DataType::Bool | DataType::F32 | DataType::F64 | DataType::Bcd16 | DataType::Bcd32 | DataType::Text { .. } => {
+            None
+        }
+    }
+}
+
+/// The value of an integer type whose bits are those of `number`, be they written signed or unsigned: 0x8000 and -32768
+/// are the same i16. `None` where the type has fewer bits, or is no integer.
+pub(super) fn raw_integer(data: DataType, number: i64) -> Option<Value> {
+    let fits = |bits: u32| (-(1_i128 << (bits - 1))..(1_i128 << bits)).contains(&i128::from(number));
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the low bits are what is meant")]
+    match data {
+        DataType::U16 if fits(16) => Some(Value::Uint(u64::from(number as u16))),
+        DataType::I16 if fits(16) => Some(Value::Int(i64::from(number as i16))),
+        DataType::U32 if fits(32) => Some(Value::Uint(u64::from(number as u32))),
+        DataType::I32 if fits(32) => Some(Value::Int(i64::from(number as i32))),
+        DataType::U64 => Some(Value::Uint(number.cast_unsigned())),
+        DataType::I64 => Some(Value::Int(number)),
+        DataType::U16 | DataType::I16 | DataType::U32 | DataType::I32 => None,
         DataType::Bool | DataType::F32 | DataType::F64 | DataType::Bcd16 | DataType::Bcd32 | DataType::Text { .. } => {
             None
         }

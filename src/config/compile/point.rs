@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Context;
 use super::names::check_topic;
-use super::numbers::{data_type, integer_bits, kind};
+use super::numbers::{data_type, integer_bits, kind, raw_integer};
 use super::write::write;
 use crate::config::diagnostic::{Diagnostic, Place};
 use crate::config::document::Node;
@@ -15,11 +15,12 @@ use crate::config::template;
 use crate::mapping::rule::{Deadband, Kind, PayloadForm, PointRule, Report, WriteRule};
 use crate::message::Qos;
 use crate::modbus::spec::{self, ByteOrder, DataType, PointSpec, WriteSpec};
-use crate::sample::BitRange;
+use crate::sample::{BitRange, Value};
 
 pub(super) const ADDRESSES: [&str; 4] = ["coil", "discrete", "input", "holding"];
 
 /// Where a point lives.
+#[derive(Clone, Copy)]
 pub(super) struct Scope<'s> {
     /// Place in `BusSpec::devices`.
     pub(super) device: usize,
@@ -29,6 +30,8 @@ pub(super) struct Scope<'s> {
     pub(super) template: Option<&'s str>,
     pub(super) interval_ms: u64,
     pub(super) max_registers: u16,
+    /// The address is a profile's: its author knew how the device counts, so nothing is guessed from the number.
+    pub(super) from_profile: bool,
 }
 
 /// What a point reads, checked.
@@ -55,7 +58,7 @@ pub(super) fn point(
         None => (None, 0),
     };
     if let Some(source) = &source {
-        check_address(table, source, address, cx);
+        check_address(table, source, address, scope, cx);
         check_meaning(table, source, cx);
     }
     check_report(table, cx);
@@ -63,6 +66,7 @@ pub(super) fn point(
     let name = table.text("name")?;
     let topic = topic(name, write.is_some(), place, scope, cx);
     let source = source?;
+    let not_available = not_available(table, source.data, cx);
     let interval = table.integer("interval_ms").and_then(|ms| u64::try_from(ms).ok()).unwrap_or(scope.interval_ms);
     let spec = PointSpec {
         name: name.into(),
@@ -75,7 +79,7 @@ pub(super) fn point(
         interval: Duration::from_millis(interval.max(1)),
         write: write.as_ref().map(|(spec, _)| *spec),
     };
-    Some((spec, rule(table, &source, topic, scope, write)))
+    Some((spec, PointRule { not_available, ..rule(table, &source, topic, scope, write) }))
 }
 
 fn rule(
@@ -92,6 +96,7 @@ fn rule(
         topic,
         kind: source.kind,
         bits: source.bits,
+        not_available: None,
         scale: source.scale,
         offset: source.offset,
         decimals: table.integer("decimals").and_then(|digits| u8::try_from(digits).ok()),
@@ -192,7 +197,7 @@ fn source(table: &Table<'_>, memory: spec::Table, scope: &Scope<'_>, cx: &Contex
     Some(Source { table: memory, data, bits, kind: kind(data, bits), scale, offset })
 }
 
-fn check_address(table: &Table<'_>, source: &Source, address: u16, cx: &Context<'_>) {
+fn check_address(table: &Table<'_>, source: &Source, address: u16, scope: &Scope<'_>, cx: &Context<'_>) {
     let key = key_of(source.table);
     let place = table.place(key);
     let bases: u16 = match source.table {
@@ -205,7 +210,7 @@ fn check_address(table: &Table<'_>, source: &Source, address: u16, cx: &Context<
     if last > 65_535 {
         let found = format!("`{key} = {address}` with {} registers ends past 65535", source.data.registers());
         cx.report.error(place, found, "correct the address or the type");
-    } else if (bases..bases.saturating_add(9_999)).contains(&address) {
+    } else if !scope.from_profile && (bases..bases.saturating_add(9_999)).contains(&address) {
         let found = format!(
             "`{key} = {address}` looks like a manual's numbering, which counts from {bases}; the protocol's addresses count from 0"
         );
@@ -236,6 +241,24 @@ fn bits(table: &Table<'_>, data: DataType, name: &str, cx: &Context<'_>) -> Opti
         );
     }
     field
+}
+
+fn not_available(table: &Table<'_>, data: DataType, cx: &Context<'_>) -> Option<Value> {
+    let number = table.integer("not_available")?;
+    let place = table.place("not_available");
+    let Some(width) = integer_bits(data) else {
+        let found = "`not_available` belongs to integers; a float says it by NaN";
+        cx.report.error(place, found, "write, say, `type = \"i16\"`, or remove it");
+        return None;
+    };
+    let value = raw_integer(data, number);
+    if value.is_none() {
+        cx.report.push(
+            Diagnostic::error(place, format!("`not_available` is {number}, which {width} bits never hold"))
+                .help("write it as the manual does, say `0x8000` for an i16; all bits set may be written `-1`"),
+        );
+    }
+    value
 }
 
 /// Keys that have no meaning for what the point reads.
@@ -270,7 +293,7 @@ fn check_meaning(table: &Table<'_>, source: &Source, cx: &Context<'_>) {
 }
 
 /// Keys of the reporting that contradict each other.
-fn check_report(table: &Table<'_>, cx: &Context<'_>) {
+pub(super) fn check_report(table: &Table<'_>, cx: &Context<'_>) {
     if table.text("report") != Some("change") {
         for key in table.set_of(&["deadband", "heartbeat_ms"]) {
             let found = format!("`{key}` has no effect: every poll is published");
@@ -297,7 +320,7 @@ fn topic(name: &str, writable: bool, place: &Place, scope: &Scope<'_>, cx: &Cont
     }
 }
 
-fn names(table: &Table<'_>) -> BTreeMap<i64, Arc<str>> {
+pub(super) fn names(table: &Table<'_>) -> BTreeMap<i64, Arc<str>> {
     let Some(names) = table.node("map").and_then(Node::as_table) else { return BTreeMap::new() };
     names.iter().filter_map(|(number, entry)| Some((number.parse().ok()?, Arc::from(entry.node.as_text()?)))).collect()
 }

@@ -100,6 +100,7 @@ pub fn compile_profile(file: &str, toml: &str) -> Outcome {
         template: Some("{point}"),
         interval_ms: 1_000,
         max_registers: 125,
+        from_profile: true,
     };
     let root = document::parse(&file, toml, &cx.report);
     let root = root.as_ref().and_then(|root| Table::open(root, &keys::PROFILE_FILE, &cx.report));
@@ -144,6 +145,10 @@ struct NoFiles;
 
 impl Files for NoFiles {
     fn read(&self, _: &Path) -> io::Result<String> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn read_bytes(&self, _: &Path) -> io::Result<Vec<u8>> {
         Err(io::ErrorKind::NotFound.into())
     }
 

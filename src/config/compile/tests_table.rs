@@ -4,6 +4,7 @@ use super::Context;
 use super::access::fill;
 use super::names::{NameOf, shown};
 use super::point::address;
+use crate::can::spec::{Content, parse_frame};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::document::{Node, Value};
 use crate::config::plan::{BusPlan, DriverSpec, Expected, Given, TestCase};
@@ -13,6 +14,17 @@ use crate::modbus::spec;
 
 /// A test of a mapping file.
 pub(super) fn test(table: &Table<'_>, buses: &[BusPlan], cx: &Context<'_>) -> Option<TestCase> {
+    if table.has("frame") && !table.has("registers") {
+        return frame_test(table, buses, cx);
+    }
+    if table.has("frame") {
+        let found = "`frame` and `registers` stand together";
+        cx.report.push(Diagnostic::error(table.key_place("frame"), found).expected("one of them"));
+    }
+    if !table.has("registers") {
+        let expected = "`registers`, or `frame` for a CAN bus";
+        cx.report.push(Diagnostic::error(table.start(), "the test brings nothing").expected(expected));
+    }
     let registers = table.table("registers", &cx.report);
     let words = registers.as_ref().and_then(|registers| words(registers, cx));
     let found = registers.as_ref().and_then(|registers| find(table, registers, buses, cx));
@@ -21,6 +33,42 @@ pub(super) fn test(table: &Table<'_>, buses: &[BusPlan], cx: &Context<'_>) -> Op
     let (memory, address, words) = words?;
     let given = Given::Registers { device, table: memory, address, words };
     Some(TestCase { name: table.text("name")?.to_owned(), place: table.start().to_string(), bus, given, expect })
+}
+
+/// A frame on a CAN bus, which stands alone where there is one.
+fn frame_test(table: &Table<'_>, buses: &[BusPlan], cx: &Context<'_>) -> Option<TestCase> {
+    let expect = expected(table, "topic", cx);
+    let place = table.place("frame");
+    let frame = match parse_frame(table.text("frame")?) {
+        Ok(Content::Data(frame)) => Some(frame),
+        Ok(Content::Remote(_) | Content::Error) => {
+            cx.report.error(place, "`frame` carries no data", "write, say, `frame = \"3E9#00002EE0\"`");
+            None
+        }
+        Err(error) => {
+            let found = format!("`frame` is no frame: {error}");
+            cx.report.error(place, found, "write, say, `frame = \"3E9#00002EE0\"`");
+            None
+        }
+    };
+    let can: Vec<_> = (0..buses.len()).filter(|at| matches!(buses[*at].driver, DriverSpec::Can(_))).collect();
+    let bus = match table.text("bus") {
+        Some(name) => {
+            let found = can.iter().copied().find(|at| **buses[*at].name() == *name);
+            if found.is_none() {
+                let names = can.iter().map(|at| &**buses[*at].name());
+                missing(table, "bus", NameOf::Bus, &did_you_mean(name, names), cx);
+            }
+            found
+        }
+        None if can.len() == 1 => can.first().copied(),
+        None => {
+            cx.report.error(table.start(), "the test names no bus", "add `bus = \"…\"`, the name of a `[[can]]`");
+            None
+        }
+    };
+    let name = table.text("name")?.to_owned();
+    Some(TestCase { name, place: table.start().to_string(), bus: bus?, given: Given::Frame(frame?), expect })
 }
 
 /// A test of a profile: its one bus is bus 0, its one device is device 0, and a point's topic is its name.
@@ -67,7 +115,7 @@ fn find(table: &Table<'_>, registers: &Table<'_>, buses: &[BusPlan], cx: &Contex
         if bus_name.is_some_and(|bus| bus != &**plan.name()) {
             continue;
         }
-        let DriverSpec::Modbus(spec) = &plan.driver;
+        let DriverSpec::Modbus(spec) = &plan.driver else { continue };
         if let Some(place) = spec.devices.iter().position(|known| &*known.name == device) {
             return Some((index, place));
         }

@@ -17,22 +17,36 @@ pub(super) fn write(point: &Table<'_>, source: &Source, cx: &Context<'_>) -> Opt
         cx.report.error(point.key_place("write"), found, "remove it, or write `coil` or `holding` as the address");
         return None;
     }
-    check_limits(&table, source, cx);
+    let scaled = Scaled { kind: source.kind, scale: source.scale, offset: source.offset };
+    let rule = WriteRule { readback: table.flag("readback"), ..limits(&table, scaled, cx) };
+    Some((WriteSpec { function: function(&table, source, cx) }, rule))
+}
+
+/// What a raw value is and how it is published.
+#[derive(Clone, Copy)]
+pub(super) struct Scaled {
+    pub(super) kind: Kind,
+    pub(super) scale: f64,
+    pub(super) offset: f64,
+}
+
+/// The keys that every driver's `write` has; nothing is read back.
+pub(super) fn limits(table: &Table<'_>, source: Scaled, cx: &Context<'_>) -> WriteRule {
+    check_limits(table, source, cx);
     let ms = |key| Duration::from_millis(table.unsigned(key));
-    let rule = WriteRule {
+    WriteRule {
         min: table.number("min"),
         max: table.number("max"),
         max_step: table.number("max_step"),
         ttl: ms("ttl_ms"),
-        readback: table.flag("readback"),
+        readback: false,
         min_interval: ms("min_interval_ms"),
         write_equal: table.flag("write_equal"),
-        fail_safe: fail_safe(&table, source, cx),
-    };
-    Some((WriteSpec { function: function(&table, source, cx) }, rule))
+        fail_safe: fail_safe(table, source, cx),
+    }
 }
 
-fn check_limits(table: &Table<'_>, source: &Source, cx: &Context<'_>) {
+fn check_limits(table: &Table<'_>, source: Scaled, cx: &Context<'_>) {
     if matches!(source.kind, Kind::Bool | Kind::Text { .. }) {
         for key in table.set_of(&["min", "max", "max_step"]) {
             let found = format!("`{key}` belongs to numbers, and this point is none");
@@ -63,7 +77,7 @@ fn check_limits(table: &Table<'_>, source: &Source, cx: &Context<'_>) {
     }
 }
 
-fn fail_safe(table: &Table<'_>, source: &Source, cx: &Context<'_>) -> Option<FailSafe> {
+fn fail_safe(table: &Table<'_>, source: Scaled, cx: &Context<'_>) -> Option<FailSafe> {
     for (one, other) in [("fail_safe", "fail_safe_after_ms"), ("fail_safe_after_ms", "fail_safe")] {
         if table.has(one) && !table.has(other) {
             cx.report.error(

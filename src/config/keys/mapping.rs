@@ -7,15 +7,14 @@ use super::Kind::{
 };
 use super::{DAY_MS, Key, TableDef, key, refused};
 
-const NO_CAN: (&str, &str) = ("CAN is not part of this build yet", "remove the table");
 const IN_GATEWAY: &str = "move it into the gateway file, the one given with `-c`";
 
 pub(in crate::config) static MAPPING_FILE: TableDef = TableDef {
     title: "a mapping file",
     keys: &[
         key("modbus", Tables(&MODBUS), Nothing, "", "Modbus lines and endpoints."),
+        key("can", Tables(&super::can::CAN), Nothing, "", "CAN interfaces."),
         key("test", Tables(&TEST), Nothing, "", "Run by `fieldgate check` and by nothing else."),
-        refused("can", NO_CAN.0, NO_CAN.1),
         refused("gateway", "`[gateway]` does not belong in a mapping file", IN_GATEWAY),
         refused("broker", "`[broker]` does not belong in a mapping file", IN_GATEWAY),
         refused("uplink", "`[[uplink]]` does not belong in a mapping file", IN_GATEWAY),
@@ -136,6 +135,13 @@ pub(in crate::config) static POINT: TableDef = TableDef {
             "\"0..3\"",
             "A bit field of an integer, both ends included, bit 0 the least significant.",
         ),
+        key(
+            "not_available",
+            Integer(i64::MIN, i64::MAX),
+            Nothing,
+            "0x8000",
+            "The raw integer that the device sends where it has no value: published as the fault not_available.",
+        ),
         key("scale", Number, Num(1.0), "0.1", "value = raw * scale + offset."),
         key("offset", Number, Num(0.0), "-40", "value = raw * scale + offset."),
         key("decimals", Integer(0, 9), Nothing, "1", "Digits after the point. Left out: as many as it has."),
@@ -223,7 +229,7 @@ static TEST: TableDef = TableDef {
     keys: &[
         key("name", Text, Required, "\"230 volts\"", "What the test shows."),
         key("bus", Text, Said("the bus of the device"), "\"rs485\"", "The bus that brings it."),
-        key("registers", Table(&TEST_REGISTERS), Required, TEST_EXAMPLE, "What a device answers."),
+        key("registers", Table(&TEST_REGISTERS), Nothing, TEST_EXAMPLE, "What a Modbus device answers."),
         key(
             "expect",
             Tables(&TEST_EXPECT),
@@ -231,7 +237,7 @@ static TEST: TableDef = TableDef {
             "[ { topic = \"…\", value = 230.1 } ]",
             "What must be published.",
         ),
-        refused("frame", NO_CAN.0, "write `registers = { device = \"meter-1\", input = 0, words = [0x4366, 0x0000] }`"),
+        key("frame", Text, Nothing, "\"3E9#00002EE0\"", "A CAN frame in candump's notation, in place of registers."),
     ],
 };
 

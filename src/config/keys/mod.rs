@@ -1,6 +1,7 @@
 //! Every key of every file as data: its kind, range, default and one line of explanation. The reader refuses by
 //! these tables and fills in their defaults, and the JSON Schema is printed from them, so that the two cannot differ.
 
+mod can;
 mod gateway;
 mod mapping;
 

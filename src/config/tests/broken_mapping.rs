@@ -18,7 +18,7 @@ fn a_bus_that_is_wrong_is_named_with_its_place() {
             (
                 "[[can]]\nname = 'c'\n[sparkplug]\ngroup = 'x'",
                 &[
-                    "1:1: error: CAN is not part of this build yet; remove the table",
+                    "1:1: error: `interface` is missing in [[can]]",
                     "3:1: error: Sparkplug B is not part of this build yet",
                 ],
             ),
@@ -157,6 +157,15 @@ fn a_point_that_is_wrong_is_named_with_its_place() {
                 &["10:8: error: `bits` belongs to integers, and the type is f32"],
             ),
             ("holding = 1\ndecimals = 10", &["9:12: error: `decimals` is 10; expected an integer from 0 to 9"]),
+            (
+                "holding = 1\ntype = 'f32'\nnot_available = 1",
+                &["10:17: error: `not_available` belongs to integers; a float says it by NaN"],
+            ),
+            (
+                "holding = 1\nnot_available = 0x10000",
+                &["9:17: error: `not_available` is 65536, which 16 bits never hold"],
+            ),
+            ("holding = 40001", &["8:11: warning: `holding = 40001` looks like a manual's numbering"]),
             ("holding = 1\nscale = 0", &["9:9: error: `scale` is 0"]),
             ("holding = 1\nscale = nan", &["9:9: error: `scale` is NaN; expected a finite number"]),
             ("holding = 1\nmap = { on = 'x' }", &["9:14: error: `map` has the key `on`; expected integers as keys"]),
@@ -233,7 +242,7 @@ fn a_test_that_is_wrong_is_named_with_its_place() {
                     "11:51: error: `words` go past address 65535",
                     "11:51: error: `words` of coils and discrete inputs are 0 and 1",
                     "12:10: error: `expect` is empty",
-                    "13:1: error: CAN is not part of this build yet",
+                    "13:1: error: `frame` and `registers` stand together",
                 ],
             ),
         ],

@@ -6,6 +6,7 @@ use super::*;
 use crate::config::plan::DriverSpec;
 use crate::mapping::rule::{Deadband, Kind, Report};
 use crate::modbus::spec::{BusSpec, DataType, Parity, Table, Transport};
+use crate::sample::Value;
 
 fn right(files: &Memory) -> plan::Plan {
     let outcome = files.compile();
@@ -14,7 +15,7 @@ fn right(files: &Memory) -> plan::Plan {
 }
 
 fn modbus(plan: &plan::Plan, index: usize) -> &BusSpec {
-    let DriverSpec::Modbus(spec) = &plan.buses[index].driver;
+    let DriverSpec::Modbus(spec) = &plan.buses[index].driver else { panic!("{plan:?}") };
     spec
 }
 
@@ -249,6 +250,25 @@ fn rules_stand_in_the_order_of_the_points_and_have_their_topics() {
 }
 
 #[test]
+fn no_value_is_written_as_the_manual_does_signed_or_not() {
+    let none = |types: &str, number: &str| {
+        let profile = "[profile]\nname = 'n'\nmanufacturer = 'm'\nsource = 's'\n[[point]]\nname = 'p'\n";
+        let point = format!("{profile}holding = 40071\ntype = '{types}'\nnot_available = {number}\n");
+        let outcome = compile_profile("p.toml", &point);
+        // A profile's addresses are the protocol's, whatever they look like.
+        assert_eq!(lines(&outcome), Vec::<String>::new());
+        outcome.plan.unwrap().buses[0].rules[0].not_available.clone().unwrap()
+    };
+    assert_eq!(none("i16", "0x8000"), Value::Int(-32_768));
+    assert_eq!(none("i16", "-32768"), Value::Int(-32_768));
+    assert_eq!(none("u16", "-1"), Value::Uint(0xFFFF));
+    assert_eq!(none("i32", "0x80000000"), Value::Int(i64::from(i32::MIN)));
+    assert_eq!(none("u32", "0xFFFFFFFF"), Value::Uint(0xFFFF_FFFF));
+    assert_eq!(none("u64", "-1"), Value::Uint(u64::MAX));
+    assert_eq!(none("i64", "-1"), Value::Int(-1));
+}
+
+#[test]
 fn a_point_with_an_address_replaces_the_profile_s_and_one_without_changes_single_keys() {
     let plan = right(&of_the_design());
     let spec = modbus(&plan, 0);
@@ -290,7 +310,7 @@ fn a_test_s_registers_and_expectation_are_taken_as_written() {
     );
     assert_eq!(case.expect[0].topic, "plant/pi-1/rs485/meter-1/setpoint");
     assert_eq!(case.expect[0].value, "on");
-    let plan::Given::Registers { device, table, address, words } = &case.given;
+    let plan::Given::Registers { device, table, address, words } = &case.given else { panic!("{case:?}") };
     assert_eq!((*device, *table, *address, words.as_slice()), (0, Table::Holding, 100, [0x10].as_slice()));
 }
 

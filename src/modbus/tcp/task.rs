@@ -36,11 +36,21 @@ pub struct Connection<S> {
     received: Vec<u8>,
     outgoing: Vec<u8>,
     silent: u32,
+    /// A well-formed answer came: the peer does speak Modbus.
+    answered: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub fn new(stream: S) -> Self {
-        Self { stream, transaction: 0, waiting: BTreeMap::new(), received: Vec::new(), outgoing: Vec::new(), silent: 0 }
+        Self {
+            stream,
+            transaction: 0,
+            waiting: BTreeMap::new(),
+            received: Vec::new(),
+            outgoing: Vec::new(),
+            silent: 0,
+            answered: false,
+        }
     }
 
     /// Puts a request among those to send.
@@ -104,6 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 (Some(waiting.ticket), answer)
             }
         };
+        self.answered |= landed.1.is_ok();
         let used = frame.used;
         self.received.drain(..used);
         Ok(Some(landed))
@@ -121,6 +132,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         });
         self.silent = self.silent.saturating_add(u32::try_from(tickets.len()).unwrap_or(u32::MAX));
         tickets
+    }
+
+    /// Whether it ever brought a well-formed answer.
+    pub fn has_answered(&self) -> bool {
+        self.answered
     }
 
     /// Gives up what is under way, and says what that was.

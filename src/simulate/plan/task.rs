@@ -9,7 +9,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinHandle, spawn_local};
 use tracing::warn;
 
-use crate::config::plan::{BusPlan, DriverSpec, Plan};
+use crate::config::plan::{DriverSpec, Plan};
+use crate::mapping::rule::PointRule;
 use crate::modbus::spec::{BusSpec, Endpoint, Framing, Transport};
 use crate::simulate::fault::Faults;
 use crate::simulate::modbus::Registers;
@@ -42,10 +43,10 @@ impl Terminal {
     }
 }
 
-/// Serves a bus's devices at `place` until the handle is aborted. Runs inside a `LocalSet`.
-pub fn serve(bus: &BusPlan, place: Place) -> JoinHandle<()> {
-    let DriverSpec::Modbus(spec) = &bus.driver;
-    let bench = Bench::new(Registers::of(spec, &bus.rules), Faults::none(), Duration::ZERO);
+/// Serves a Modbus bus's devices, whose points have these rules, at `place` until the handle is aborted. Runs inside a
+/// `LocalSet`.
+pub fn serve(spec: &BusSpec, rules: &[PointRule], place: Place) -> JoinHandle<()> {
+    let bench = Bench::new(Registers::of(spec, rules), Faults::none(), Duration::ZERO);
     let rtu = matches!(spec.transport, Transport::RtuOverTcp { .. });
     let name = spec.name.clone();
     #[allow(clippy::disallowed_methods, reason = "one task a simulated bus")]
@@ -69,13 +70,16 @@ pub async fn run(plan: Plan) -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut serving = Vec::new();
     for bus in &plan.buses {
-        let DriverSpec::Modbus(spec) = &bus.driver;
+        let DriverSpec::Modbus(spec) = &bus.driver else {
+            warn!(bus = %bus.name(), "CAN is not simulated: this bus has nobody on it");
+            continue;
+        };
         let (place, text) = place(spec).await?;
         #[allow(clippy::print_stdout, reason = "what the user asked for")]
         {
             println!("{}: {text}", spec.name);
         }
-        serving.push(serve(bus, place));
+        serving.push(serve(spec, &bus.rules, place));
     }
     tokio::select! {
         _ = interrupt.recv() => {}

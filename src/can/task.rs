@@ -1,0 +1,323 @@
+//! The task that owns a CAN socket: opens it, reads and writes frames, opens it again.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send, setsockopt, sockopt};
+use socketcan::{CanFilter, CanSocket, Socket, SocketOptions};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::bus::Bus;
+use super::filter::filters;
+use super::frame::{ControllerState, ERROR_CLASSES, Received};
+use super::spec::BusSpec;
+use crate::clock::{Now, UnixMs};
+use crate::command::Command;
+use crate::driver::{BusEvent, BusStatus, LinkState};
+use crate::sample::BusId;
+
+/// Tries to open the interface come at growing intervals up to this: it has no event for "up again".
+const REOPEN_MIN: Duration = Duration::from_millis(100);
+const REOPEN_MAX: Duration = Duration::from_secs(1);
+/// A full transmit queue does not become writable (ENOBUFS): it is tried again after about eight frames' time at 1 Mbit/s.
+const RETRY: Duration = Duration::from_millis(1);
+/// Frames handled before samples are sent on and commands looked at.
+const BATCH: usize = 256;
+/// Of the kernel's receive queue; at 1 Mbit/s over a second of frames. The kernel cuts it to what it allows.
+const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// Longer than any frame, so that what is no frame is seen to be none.
+const READ_BYTES: usize = 128;
+
+/// Drives the bus until `commands` closes or nobody listens to `events` any more.
+pub async fn run(spec: BusSpec, bus: BusId, events: mpsc::Sender<BusEvent>, commands: mpsc::Receiver<Command>) {
+    run_on(spec, bus, events, commands, open).await;
+}
+
+/// As [`run`], on sockets that `open` makes: any that keeps the bounds of messages does, such as one end of a Unix
+/// SEQPACKET pair where the kernel has no CAN. What is written and read is `struct can_frame` or `struct canfd_frame`.
+pub async fn run_on(
+    spec: BusSpec,
+    bus: BusId,
+    events: mpsc::Sender<BusEvent>,
+    commands: mpsc::Receiver<Command>,
+    open: impl FnMut(&BusSpec) -> io::Result<CanSocket>,
+) {
+    let now = Now::read();
+    let core = Bus::new(&spec, bus, now);
+    let status = core.status();
+    let alarm = (core.link_state(), core.controller_state());
+    let mut task = Task {
+        spec,
+        bus,
+        core,
+        events,
+        commands,
+        open,
+        line: None,
+        reopen: (Instant::from_std(now.mono), REOPEN_MIN),
+        retry: None,
+        told: (status, Instant::from_std(now.mono)),
+        alarm,
+    };
+    // Ends where the gateway has gone; there is nobody left to tell.
+    while task.turn().await.is_some() {}
+}
+
+struct Task<F> {
+    spec: BusSpec,
+    bus: BusId,
+    core: Bus,
+    events: mpsc::Sender<BusEvent>,
+    commands: mpsc::Receiver<Command>,
+    open: F,
+    line: Option<Line>,
+    /// When to try next, and how long to wait after that.
+    reopen: (Instant, Duration),
+    retry: Option<Instant>,
+    /// The status told last, and when.
+    told: (BusStatus, Instant),
+    /// What is told at once when it changes.
+    alarm: (LinkState, ControllerState),
+}
+
+enum Event {
+    Command(Option<Command>),
+    Readable,
+    Time,
+}
+
+impl<F: FnMut(&BusSpec) -> io::Result<CanSocket>> Task<F> {
+    /// `None`: it is over.
+    async fn turn(&mut self) -> Option<()> {
+        let now = Now::read();
+        self.open_if_due(now);
+        self.core.handle_timeout(now);
+        self.transmit(now);
+        self.tell(now).await?;
+        match self.select(now).await {
+            Event::Command(command) => self.core.handle_command(command?, Now::read()),
+            Event::Readable => self.receive(),
+            Event::Time => {}
+        }
+        Some(())
+    }
+
+    async fn select(&mut self, now: Now) -> Event {
+        let due = self.core.next_due().map(Instant::from_std);
+        let reopen = self.line.is_none().then_some(self.reopen.0);
+        let status = (self.core.status() != self.told.0).then_some(self.told.1 + STATUS_INTERVAL);
+        let at = [due, reopen, self.retry, status].into_iter().flatten().min();
+        // Without anything due it is for ever; an hour is as good.
+        let at = at.unwrap_or(Instant::from_std(now.mono) + Duration::from_secs(3600));
+        let line = self.line.as_ref();
+        let readable = async {
+            match line {
+                Some(line) => line.readable().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            command = self.commands.recv(), if self.core.accepts_commands() => Event::Command(command),
+            () = readable => Event::Readable,
+            () = tokio::time::sleep_until(at) => Event::Time,
+        }
+    }
+
+    fn open_if_due(&mut self, now: Now) {
+        if self.line.is_some() || self.reopen.0.into_std() > now.mono {
+            return;
+        }
+        match (self.open)(&self.spec).and_then(Line::new) {
+            Ok(line) => {
+                self.line = Some(line);
+                self.reopen.1 = REOPEN_MIN;
+                self.core.link_up(now);
+            }
+            Err(error) => self.lost(&error, now),
+        }
+    }
+
+    fn lost(&mut self, error: &io::Error, now: Now) {
+        self.line = None;
+        self.retry = None;
+        self.reopen.0 = Instant::from_std(now.mono) + self.reopen.1;
+        self.reopen.1 = (self.reopen.1 * 2).min(REOPEN_MAX);
+        self.core.link_down(describe(error, &self.spec.interface), now);
+    }
+
+    fn transmit(&mut self, now: Now) {
+        if self.retry.is_some_and(|at| at.into_std() > now.mono) {
+            return;
+        }
+        self.retry = None;
+        while let Some(line) = &self.line
+            && let Some(frame) = self.core.poll_transmit(now)
+        {
+            let (wire, length) = frame.to_wire();
+            match line.send(&wire[..length]) {
+                Ok(()) => self.core.transmitted(now),
+                Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR) => {
+                    self.retry = Some(Instant::from_std(now.mono) + RETRY);
+                    return;
+                }
+                Err(Errno::EINVAL | Errno::EMSGSIZE) => self.core.refused(),
+                Err(error) => self.lost(&error.into(), now),
+            }
+        }
+    }
+
+    fn receive(&mut self) {
+        let now = Now::read();
+        for _ in 0..BATCH {
+            let Some(line) = &mut self.line else { return };
+            match line.receive() {
+                Ok(Some(read)) => {
+                    if read.dropped > 0 {
+                        self.core.handle_overflow(read.dropped);
+                    }
+                    self.core.handle(&read.received, read.at.unwrap_or(now.wall), now);
+                }
+                Ok(None) => return,
+                Err(error) => return self.lost(&error, now),
+            }
+        }
+    }
+
+    /// Everything that there is to tell; waits where the gateway is behind, and the kernel's queue takes up the frames.
+    async fn tell(&mut self, now: Now) -> Option<()> {
+        for outcome in self.core.take_outcomes() {
+            self.events.send(BusEvent::Outcome(self.bus, outcome)).await.ok()?;
+        }
+        let samples = self.core.take_samples();
+        if !samples.is_empty() {
+            self.events.send(BusEvent::Samples(self.bus, samples)).await.ok()?;
+        }
+        let status = self.core.status();
+        let (told, at) = &self.told;
+        let alarm = (self.core.link_state(), self.core.controller_state());
+        let changed = alarm != self.alarm;
+        if changed || (status != *told && at.into_std() + STATUS_INTERVAL <= now.mono) {
+            self.alarm = alarm;
+            self.told = (status.clone(), Instant::from_std(now.mono));
+            self.events.send(BusEvent::Status(self.bus, status)).await.ok()?;
+        }
+        Some(())
+    }
+}
+
+/// An open socket.
+struct Line {
+    socket: AsyncFd<CanSocket>,
+    control: Vec<u8>,
+    /// Frames that the kernel has dropped since the socket was opened; it counts up and wraps.
+    dropped: u32,
+}
+
+struct Read {
+    received: Received,
+    at: Option<UnixMs>,
+    /// Since the last read.
+    dropped: u32,
+}
+
+impl Line {
+    fn new(socket: CanSocket) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        // Times and counts are welcome where the kernel has them, and missed nowhere else.
+        let _ = setsockopt(&socket, sockopt::ReceiveTimestampns, &true);
+        let _ = setsockopt(&socket, sockopt::RxqOvfl, &1);
+        // An interface that is down may be bound to; it says so only here.
+        if let Some(error) = socket.as_raw_socket().take_error()? {
+            return Err(error);
+        }
+        #[allow(
+            deprecated,
+            reason = "its replacement is unsafe; a CanSocket owns its one descriptor, as that asks for"
+        )]
+        let socket = AsyncFd::new(socket)?;
+        Ok(Self { socket, control: nix::cmsg_space!([i64; 2], u32), dropped: 0 })
+    }
+
+    async fn readable(&self) {
+        // An error shows in the read that follows.
+        let _ = self.socket.readable().await;
+    }
+
+    /// `None`: there is nothing more to read now.
+    fn receive(&mut self) -> io::Result<Option<Read>> {
+        let mut buffer = [0; READ_BYTES];
+        let control = &mut self.control;
+        let read = self.socket.try_io(Interest::READABLE, |socket| {
+            let mut parts = [io::IoSliceMut::new(&mut buffer)];
+            let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(control), MsgFlags::MSG_DONTWAIT)?;
+            let (mut at, mut total) = (None, None);
+            for control in message.cmsgs().into_iter().flatten() {
+                if let ControlMessageOwned::ScmTimestampns(time) = control {
+                    at = Some(UnixMs(time.tv_sec().saturating_mul(1000).saturating_add(time.tv_nsec() / 1_000_000)));
+                } else if let ControlMessageOwned::RxqOvfl(count) = control {
+                    total = Some(count);
+                }
+            }
+            Ok((message.bytes, at, total))
+        });
+        let (length, at, total) = match read {
+            Ok(read) => read,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        if length == 0 {
+            return Err(Errno::ENODEV.into());
+        }
+        let dropped = total.map_or(0, |total| total.wrapping_sub(std::mem::replace(&mut self.dropped, total)));
+        Ok(Some(Read { received: Received::from_wire(&buffer[..length]), at, dropped }))
+    }
+
+    fn send(&self, wire: &[u8]) -> nix::Result<()> {
+        send(self.socket.get_ref().as_raw_fd(), wire, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL).map(drop)
+    }
+}
+
+/// The interface's socket: filters computed from the points, error frames, CAN FD where asked for.
+fn open(spec: &BusSpec) -> io::Result<CanSocket> {
+    let socket = CanSocket::open(&spec.interface)?;
+    let filters: Vec<_> = filters(&spec.points).iter().map(|filter| CanFilter::new(filter.id, filter.mask)).collect();
+    if filters.is_empty() {
+        socket.set_filter_drop_all()?;
+    } else {
+        socket.set_filters(&filters)?;
+    }
+    socket.set_error_filter(ERROR_CLASSES)?;
+    if spec.fd {
+        socket.set_socket_option_int(socketcan::socket::SOL_CAN_RAW, socketcan::socket::CAN_RAW_FD_FRAMES, 1)?;
+    }
+    // Beyond the system's limit with the right to do so (CAP_NET_ADMIN), else as far as it goes.
+    if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES).is_err() {
+        setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER_BYTES)?;
+    }
+    Ok(socket)
+}
+
+/// What happened and what to do about it.
+fn describe(error: &io::Error, interface: &str) -> String {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENODEV | Errno::ENXIO) => format!(
+            "no CAN interface {interface} here: is the adapter plugged in and its driver loaded? `ip link show type can` lists them"
+        ),
+        Some(Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT) => {
+            format!("{interface} is not a CAN interface, or this kernel has no CAN (`modprobe can_raw`)")
+        }
+        Some(Errno::ENETDOWN) => format!("{interface} is down: `ip link set {interface} up type can bitrate 500000`"),
+        _ => format!("{interface}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
