@@ -17,6 +17,7 @@ const ROUNDS: u32 = 20_000;
 
 fn rule(index: u32) -> PointRule {
     PointRule {
+        not_available: None,
         device: "meter-1".into(),
         point: format!("point-{index}").into(),
         topic: format!("plant/pi-1/meter-1/point-{index}").into(),

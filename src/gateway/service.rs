@@ -1,5 +1,6 @@
 //! `fieldgate run`: the gateway as a service: signals, reload, and what systemd is told.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -21,11 +22,14 @@ const REFUSED: u8 = 2;
 /// Runs the gateway until SIGTERM or SIGINT. Exit status as the contract has it: 0 stopped, 1 failed, 2 refused.
 pub fn run(file: &Path) -> ExitCode {
     let outcome = check::with_loads(config::load(file));
-    tell(&outcome.diagnostics);
     let Some(plan) = outcome.plan else {
+        // As `check` prints them, so that an editor finds the place.
+        let text: String = outcome.diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n")).collect();
+        let _ = std::io::stderr().write_all(text.as_bytes());
         error!("the configuration does not check; nothing was started");
         return ExitCode::from(REFUSED);
     };
+    tell(&outcome.diagnostics);
     match block_on(serve(plan, file.to_owned())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

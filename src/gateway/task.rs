@@ -1,10 +1,12 @@
 //! The gateway's loop: waits for whatever happens first, tells the core, and does what the core says.
 
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -74,6 +76,8 @@ struct Gateway {
     inbox: Senders,
     loaded: mpsc::Sender<Input>,
     turns: u32,
+    /// Held as long as the gateway runs.
+    _lock: Option<File>,
 }
 
 /// The numbers to give next.
@@ -188,6 +192,7 @@ impl Gateway {
     async fn start(plan: Plan) -> anyhow::Result<(Self, Receivers)> {
         let now = Now::read();
         let boot = Boot::new(boot_id());
+        let lock = lock_state(&plan.gateway.state_dir)?;
         let opened = open_store(&plan, &boot, now)?;
         let (net, client) = match &plan.broker {
             Some(broker) => {
@@ -225,6 +230,7 @@ impl Gateway {
             loaded,
             turns: 0,
             plan: Arc::new(plan),
+            _lock: lock,
         };
         let plan = gateway.plan.clone();
         gateway.listen(&plan).await?;
@@ -486,6 +492,28 @@ impl Gateway {
         let store = self.store.clone();
         let drain = async { while receivers.store.recv().await.is_some() {} };
         tokio::join!(store.close(), drain);
+    }
+}
+
+/// Keeps a second gateway out of the folder. A folder that cannot be written is no reason not to run.
+fn lock_state(folder: &Path) -> anyhow::Result<Option<File>> {
+    let lock = std::fs::create_dir_all(folder).and_then(|()| File::create(folder.join("lock")));
+    let lock = match lock {
+        Ok(lock) => lock,
+        Err(failure) => {
+            warn!(folder = %folder.display(), %failure, "the state folder cannot be written");
+            return Ok(None);
+        }
+    };
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another gateway uses {}: end it, or give this one another gateway.state_dir", folder.display())
+        }
+        Err(TryLockError::Error(failure)) => {
+            warn!(folder = %folder.display(), %failure, "the state folder cannot be locked");
+            Ok(None)
+        }
     }
 }
 

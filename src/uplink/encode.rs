@@ -89,7 +89,7 @@ pub fn subscribe(spec: &UplinkSpec, packet_id: u16, qos: Qos) -> Result<Vec<u8>,
     let options = SubOpts::new().set_qos(protocol_qos(qos));
     let options = match spec.version {
         ProtocolVersion::V311 => options,
-        ProtocolVersion::V5 => options.set_nl(true).set_rap(true).set_rh(RetainHandling::DoNotSendRetained),
+        ProtocolVersion::V5 => options.set_nl(true).set_rap(true).set_rh(RetainHandling::SendRetained),
     };
     let entries = spec
         .accept

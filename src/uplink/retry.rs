@@ -5,10 +5,10 @@ use std::time::Duration;
 /// The shortest wait, and the first upper bound.
 pub const WAIT_MIN: Duration = Duration::from_millis(100);
 const CEILING_FIRST: Duration = Duration::from_millis(500);
-const CEILING_MAX: Duration = Duration::from_secs(30);
+const CEILING_MAX: Duration = Duration::from_secs(10);
 /// After a refusal that only a person can mend (credentials, banned): between these two.
-const REFUSED_MIN: Duration = Duration::from_secs(15);
-const REFUSED_MAX: Duration = Duration::from_secs(60);
+const REFUSED_MIN: Duration = Duration::from_secs(5);
+const REFUSED_MAX: Duration = Duration::from_secs(30);
 /// A connection that held this long starts the count anew.
 const HELD: Duration = Duration::from_secs(10);
 
@@ -54,10 +54,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ceiling_doubles_from_half_a_second_to_thirty() {
+    fn the_ceiling_doubles_from_half_a_second_to_ten() {
         let mut backoff = Backoff::default();
         let waits: Vec<_> = (0..10).map(|_| backoff.failed(1.0).as_millis()).collect();
-        assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000, 30_000]);
+        assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 10_000, 10_000, 10_000, 10_000, 10_000]);
         assert_eq!(backoff.failed(0.0), WAIT_MIN, "full jitter reaches down to the shortest wait");
     }
 
@@ -68,7 +68,7 @@ mod tests {
             backoff.failed(1.0);
         }
         backoff.held(Duration::from_secs(1));
-        assert_eq!(backoff.failed(1.0), Duration::from_secs(30));
+        assert_eq!(backoff.failed(1.0), Duration::from_secs(10));
         backoff.held(Duration::from_secs(11));
         assert_eq!(backoff.failed(1.0), Duration::from_millis(500));
     }
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn a_refusal_waits_longer_than_a_lost_connection() {
         let mut backoff = Backoff::default();
-        assert!(backoff.refused(0.0) >= Duration::from_secs(15));
-        assert!(backoff.refused(1.0) <= Duration::from_secs(60));
+        assert!(backoff.refused(0.0) >= Duration::from_secs(5));
+        assert!(backoff.refused(1.0) <= Duration::from_secs(30));
     }
 }

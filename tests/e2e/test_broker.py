@@ -367,7 +367,8 @@ def test_a_client_name_with_wildcards_gains_nothing(broker, client):
             sly = client(made, client_id=name, user="anna", password="rosebud-17")
         except Refused:
             continue
-        if sly.subscribe("own/#", "own/+/x", f"own/{name}/x", expect_granted=False):
+        filters = ["own/#", "own/+/x"] + ([] if name == "#" else [f"own/{name}/x"])
+        if sly.subscribe(*filters, expect_granted=False):
             client(made, user="boss", password="rosebud-18").publish("own/other/x", "secret")
             client(made, user="boss", password="rosebud-18").publish("own/a/b/x", "secret")
             assert sly.all() == []

@@ -66,8 +66,9 @@ const HEARTBEAT: Key = key(
     "With report = \"change\": at least this often even when unchanged.",
 );
 const MIN_INTERVAL: Key = key("min_interval_ms", Integer(0, DAY_MS), Int(0), "100", "Publish no more often than this.");
-const QOS: Key = key("qos", Integer(0, 2), Int(0), "1", "QoS that its samples are published with.");
-const RETAIN: Key = key("retain", Boolean, Flag(false), "true", "Whether brokers keep its last sample.");
+const QOS: Key = key("qos", Integer(0, 2), Int(1), "1", "QoS that its samples are published with.");
+const RETAIN: Key =
+    key("retain", Boolean, Flag(true), "false", "Whether brokers keep its last sample, for those who subscribe later.");
 const PAYLOAD: Key = key(
     "payload",
     Choice(&["json", "value"]),

@@ -33,7 +33,7 @@ pub(in crate::config) static MAPPING_FILE: TableDef = TableDef {
 pub(in crate::config) static PROFILE_FILE: TableDef = TableDef {
     title: "a profile",
     keys: &[
-        key("profile", Table(&PROFILE), Required, "", "Which device this is."),
+        key("profile", Table(&PROFILE), Nothing, "", "Which device this is."),
         key("point", Tables(&POINT), Nothing, "", "Its points."),
         key("test", Tables(&PROFILE_TEST), Nothing, "", "Tests of the profile."),
     ],
@@ -176,8 +176,14 @@ pub(in crate::config) static POINT: TableDef = TableDef {
             "With report = \"change\": at least this often even when unchanged.",
         ),
         key("min_interval_ms", Integer(0, DAY_MS), Int(0), "1000", "Publish no more often than this."),
-        key("qos", Integer(0, 2), Int(0), "1", "QoS that its samples are published with."),
-        key("retain", Boolean, Flag(false), "true", "Whether brokers keep its last sample."),
+        key("qos", Integer(0, 2), Int(1), "1", "QoS that its samples are published with."),
+        key(
+            "retain",
+            Boolean,
+            Flag(true),
+            "false",
+            "Whether brokers keep its last sample, for those who subscribe later.",
+        ),
         key(
             "payload",
             Choice(&["json", "value"]),
