@@ -203,7 +203,7 @@ pub fn open_pty() -> io::Result<(Pty, PathBuf)> {
     Ok((Pty { fd, _peer: peer }, path))
 }
 
-/// Emulators of another processor's programs do not know the request (QEMU 7.2): the gateway makes its end raw too.
+/// An emulator of another processor's programs may not know the request (QEMU 7.2): there the line is left as it is.
 fn make_raw(peer: &OwnedFd) -> io::Result<()> {
     let mut settings = match tcgetattr(peer) {
         Err(Errno::NOSYS) => return Ok(()),
