@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send, setsockopt, sockopt};
+use nix::sys::time::TimeValLike;
 use socketcan::{CanFilter, CanSocket, Socket, SocketOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -259,7 +260,7 @@ impl Line {
             let (mut at, mut total) = (None, None);
             for control in message.cmsgs().into_iter().flatten() {
                 if let ControlMessageOwned::ScmTimestampns(time) = control {
-                    at = Some(UnixMs(time.tv_sec().saturating_mul(1000).saturating_add(time.tv_nsec() / 1_000_000)));
+                    at = Some(UnixMs(time.num_milliseconds()));
                 } else if let ControlMessageOwned::RxqOvfl(count) = control {
                     total = Some(count);
                 }

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use tokio::io::unix::AsyncFd;
@@ -195,13 +196,21 @@ pub fn open_pty() -> io::Result<(Pty, PathBuf)> {
     unlockpt(&controller)?;
     let path = PathBuf::from(OsStr::from_bytes(ptsname(&controller, Vec::new())?.as_bytes()));
     let peer = ioctl_tiocgptpeer(&controller, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-    let mut settings = tcgetattr(&peer)?;
-    settings.make_raw();
-    tcsetattr(&peer, OptionalActions::Now, &settings)?;
+    make_raw(&peer)?;
     rustix::io::ioctl_fionbio(&controller, true)?;
     #[allow(deprecated, reason = "an OwnedFd owns what it registers; the successor is unsafe for types that do not")]
     let fd = AsyncFd::new(controller)?;
     Ok((Pty { fd, _peer: peer }, path))
+}
+
+/// An emulator of another processor's programs may not know the request (QEMU 7.2): there the line is left as it is.
+fn make_raw(peer: &OwnedFd) -> io::Result<()> {
+    let mut settings = match tcgetattr(peer) {
+        Err(Errno::NOSYS) => return Ok(()),
+        settings => settings?,
+    };
+    settings.make_raw();
+    Ok(tcsetattr(peer, OptionalActions::Now, &settings)?)
 }
 
 impl AsyncRead for Pty {
