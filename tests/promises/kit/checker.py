@@ -1,0 +1,47 @@
+"""Compares what was acknowledged with what arrived."""
+
+from collections import Counter, defaultdict
+
+
+def marks(message):
+    user = dict(message.user)
+    return user.get("boot"), user.get("seq")
+
+
+def arrived(messages):
+    """By topic, in the order of arrival: number and mark (boot, seq)."""
+    found = defaultdict(list)
+    for message in messages:
+        found[message.topic].append((int(message.payload[:8]), marks(message)))
+    return found
+
+
+def missing(lane, messages):
+    return sorted(lane.acknowledged - {number for number, _ in arrived(messages)[lane.topic]})
+
+
+def check(lanes, messages, *, marked):
+    """Holds P1 and P3; `marked`: over an uplink with MQTT 5, where every message has its mark. How many came twice."""
+    found = arrived(messages)
+    twice, used = 0, {}
+    for lane in lanes:
+        rows = found[lane.topic]
+        lost = missing(lane, messages)
+        assert not lost, f"{lane.topic}: {len(lost)} of {len(lane.acknowledged)} acknowledged are lost: {lost[:20]}"
+        first = list(dict.fromkeys(number for number, _ in rows))
+        behind = [(one, next_one) for one, next_one in zip(first, first[1:]) if one > next_one]
+        assert not behind, f"{lane.topic}: not in order: {behind[:10]}"
+        assert first[-1] < lane.sent
+        counts = Counter(number for number, _ in rows)
+        twice += sum(count - 1 for count in counts.values())
+        if not marked:
+            continue
+        by_number = defaultdict(set)
+        for number, mark in rows:
+            assert None not in mark, f"{lane.topic} {number}: no boot and seq"
+            by_number[number].add(mark)
+            assert used.setdefault(mark, (lane.topic, number)) == (lane.topic, number), f"{mark} names two messages"
+        stored_twice = {number for number, its in by_number.items() if len(its) > 1}
+        allowed = lane.resent if lane.qos == 1 else set()
+        assert stored_twice <= allowed, f"{lane.topic}: stored more than once: {sorted(stored_twice - allowed)[:10]}"
+    return twice
