@@ -417,6 +417,55 @@ fn the_client_s_receive_maximum_and_packet_size_hold() {
 }
 
 #[test]
+fn a_topic_goes_by_number_once_a_client_that_takes_aliases_knows_it() {
+    let mut rig = Rig::new();
+    // Topic Alias Maximum 1, Maximum Packet Size 60.
+    let subscriber = rig.join(&connect5("sub", true, &[0x22, 0, 1, 0x27, 0, 0, 0, 60]));
+    rig.send(subscriber, &subscribe5(1, "plant/#", 0));
+    rig.take(subscriber);
+    let publisher = rig.join(&connect5("pub", true, &[]));
+    rig.send(publisher, &publish5("plant/a", &[0; 60], 0, 0, &[]));
+    assert!(rig.take(subscriber).is_empty(), "too large: it names nothing");
+    for topic in ["plant/a", "plant/a", "plant/b"] {
+        rig.send(publisher, &publish5(topic, b"x", 0, 0, &[]));
+    }
+    let alias = [0x23, 0, 1];
+    let expected = [
+        publish5("plant/a", b"x", 0, 0, &alias),
+        publish5("", b"x", 0, 0, &alias),
+        publish5("plant/b", b"x", 0, 0, &[]),
+    ];
+    assert_eq!(rig.take(subscriber), expected);
+    rig.cut(subscriber);
+    let again = rig.join(&connect5("sub", true, &[]));
+    rig.send(again, &subscribe5(1, "plant/#", 0));
+    rig.take(again);
+    rig.send(publisher, &publish5("plant/a", b"x", 0, 0, &[]));
+    assert_eq!(rig.take(again), [publish5("plant/a", b"x", 0, 0, &[])], "a new connection, without aliases");
+}
+
+#[test]
+fn a_session_that_is_taken_up_without_expiry_gets_what_was_kept_and_then_ends() {
+    let mut rig = Rig::new();
+    let first = rig.join(&connect5("sub", true, &[0x11, 0, 0, 1, 0]));
+    rig.send(first, &subscribe5(1, "q", 1));
+    rig.cut(first);
+    let publisher = rig.join(&connect5("pub", true, &[]));
+    rig.send(publisher, &publish5("q", b"kept", 1, 1, &[]));
+    // No Session Expiry Interval: it ends with this connection (3.1.2.11.2).
+    let second = rig.join(&connect5("sub", false, &[]));
+    let frames = rig.take(second);
+    assert_eq!(frames.len(), 1, "{frames:x?}");
+    assert!(frames[0].ends_with(b"kept"));
+    rig.send(second, &ack(0x40, u16::from_be_bytes([frames[0][5], frames[0][6]])));
+    rig.cut(second);
+    rig.send(publisher, &publish5("q", b"nobody's", 1, 2, &[]));
+    let third = rig.join(&connect5("sub", false, &[]));
+    assert!(rig.take(third).is_empty());
+    assert!(rig.this.store.queues.values().all(BTreeMap::is_empty));
+}
+
+#[test]
 fn keep_alive_ends_a_silent_connection_after_one_and_a_half_times_and_publishes_its_will() {
     let mut rig = Rig::new();
     let watcher = rig.join(&frame(0x10, &[&text("MQTT")[..], &[4, 2, 0, 0], &text("watcher")].concat()));

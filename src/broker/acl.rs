@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::packet::Reason;
 use super::spec::Access;
 use crate::hub::topics::{filter_matches, is_valid_filter};
 
@@ -41,9 +42,15 @@ impl Rules {
 
     /// Whether the whole of this valid filter may be subscribed to, but for denied topics, which are withheld on delivery.
     pub(crate) fn may_subscribe(&self, filter: &str) -> bool {
-        !self.deny_all
-            && !self.deny.iter().any(|denied| covers(denied, filter))
-            && self.subscribe.iter().any(|allowed| covers(allowed, filter))
+        self.subscribe(filter).is_ok()
+    }
+
+    /// [`Rules::may_subscribe`] with the reason for SUBACK. What is denied by name is refused without one: nobody is told that it is there.
+    pub(crate) fn subscribe(&self, filter: &str) -> Result<(), Reason> {
+        if self.deny_all || self.deny.iter().any(|denied| covers(denied, filter)) {
+            return Err(Reason::UnspecifiedError);
+        }
+        if self.subscribe.iter().any(|allowed| covers(allowed, filter)) { Ok(()) } else { Err(Reason::NotAuthorized) }
     }
 
     /// Whether a message on this topic may reach the client through a subscription that was granted.
@@ -87,8 +94,9 @@ pub(crate) fn covers(outer: &str, inner: &str) -> bool {
     if inner.starts_with('$') && outer.starts_with(['+', '#']) {
         return false;
     }
-    // Every topic has a first level, so these two are the same.
+    // Every topic has a first level, so these two are the same; so are those, as no topic is empty.
     let outer = if outer == "+/#" { "#" } else { outer };
+    let inner = if inner == "/#" { "/+/#" } else { inner };
     let mut wanted = inner.split('/');
     for level in outer.split('/') {
         if level == "#" {
@@ -109,6 +117,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::hub::topics::is_valid_topic;
 
     fn rules(access: &Access, user: Option<&str>, client: &str) -> Rules {
         Rules::new(access, user, client, &Arc::from("fieldgate/pi-1/"))
@@ -142,6 +151,14 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_subscription_says_why_unless_its_topic_is_denied() {
+        let rules = rules(&access(&["plant/#"], &[], &["plant/secret/#"]), Some("ann"), "c");
+        assert_eq!(rules.subscribe("other/#"), Err(Reason::NotAuthorized));
+        assert_eq!(rules.subscribe("plant/secret/a"), Err(Reason::UnspecifiedError));
+        assert_eq!(rules.subscribe("plant/open"), Ok(()));
+    }
+
+    #[test]
     fn a_denial_that_cannot_be_filled_in_denies_everything() {
         let rules = rules(&access(&["#"], &["#"], &["private/{user}/#"]), None, "c");
         assert!(!rules.may_publish("a") && !rules.may_subscribe("a") && !rules.may_receive("a"));
@@ -169,7 +186,7 @@ mod tests {
             .prop_filter("valid", |filter| is_valid_filter(filter))
     }
 
-    /// The empty one too, which nobody can publish to: there `covers` says no where yes would do as well.
+    /// Every valid topic of few levels and few names; `zz` stands in no filter.
     fn topics() -> Vec<String> {
         let names = ["a", "b", "", "$s", "zz"];
         let mut all: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -178,7 +195,25 @@ mod tests {
             last = last.iter().flat_map(|stem| names.iter().map(move |name| format!("{stem}/{name}"))).collect();
             all.extend_from_slice(&last);
         }
+        all.retain(|topic| is_valid_topic(topic));
         all
+    }
+
+    #[test]
+    fn a_wildcard_that_stands_for_any_first_level_covers_everything_but_dollar_topics() {
+        for (outer, inner, covered) in [
+            ("+/#", "#", true),
+            ("#", "+/#", true),
+            ("+/+/#", "/#", true),
+            ("/+/#", "/#", true),
+            ("+/+/#", "a/#", false),
+            ("+/+/#", "#", false),
+            ("#", "$SYS/#", false),
+            ("+/#", "$SYS/a", false),
+            ("$SYS/#", "$SYS/+/x", true),
+        ] {
+            assert_eq!(covers(outer, inner), covered, "{outer} {inner}");
+        }
     }
 
     proptest! {

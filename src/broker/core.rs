@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use tracing::debug;
 
+use super::alias::Aliases;
 use super::api::{AckToken, ConnId, Counters, Input, Output, Peer, Refusal, Restored};
 use super::decode;
 use super::encode::{self, OutBuffer};
@@ -39,7 +40,9 @@ pub(crate) struct Conn {
     pub(crate) keep_alive: Option<Duration>,
     /// When the timer of the present state fires.
     pub(crate) timer_at: Option<Instant>,
+    /// The client's, and ours towards it.
     pub(crate) aliases: Vec<Option<Arc<str>>>,
+    pub(crate) own_aliases: Aliases,
     /// What the client takes: largest packet, QoS 1 and 2 messages under way.
     pub(crate) max_packet_bytes: usize,
     pub(crate) window: usize,
@@ -235,6 +238,7 @@ impl Broker {
             keep_alive: None,
             timer_at: Some(deadline),
             aliases: Vec::new(),
+            own_aliases: Aliases::default(),
             max_packet_bytes: usize::MAX,
             window: 1,
         };

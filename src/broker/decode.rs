@@ -129,6 +129,7 @@ fn connect_v4(body: &Bytes) -> Result<Packet, Reason> {
         session_expiry_secs: None,
         receive_maximum: u16::MAX,
         max_packet_bytes: u32::MAX,
+        topic_alias_maximum: 0,
         authentication: false,
     })))
 }
@@ -146,6 +147,7 @@ fn connect_v5(body: &Bytes) -> Result<Packet, Reason> {
         session_expiry_secs: Some(0),
         receive_maximum: u16::MAX,
         max_packet_bytes: u32::MAX,
+        topic_alias_maximum: 0,
         authentication: false,
     };
     #[allow(clippy::wildcard_enum_match_arm, reason = "the rest of CONNECT's properties ask nothing of this broker")]
@@ -156,6 +158,7 @@ fn connect_v5(body: &Bytes) -> Result<Packet, Reason> {
             Property::ReceiveMaximum(p) => connect.receive_maximum = p.val(),
             Property::MaximumPacketSize(p) if p.val() == 0 => return Err(Reason::ProtocolError),
             Property::MaximumPacketSize(p) => connect.max_packet_bytes = p.val(),
+            Property::TopicAliasMaximum(p) => connect.topic_alias_maximum = p.val(),
             Property::AuthenticationMethod(_) | Property::AuthenticationData(_) => connect.authentication = true,
             _ => {}
         }

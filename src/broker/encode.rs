@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::alias::Alias;
 use super::packet::{AckKind, Reason, Version};
 use crate::message::{Message, Properties, Qos};
 
@@ -58,6 +59,8 @@ pub(crate) struct Delivery<'a> {
     /// Ignored with QoS 0.
     pub(crate) id: u16,
     pub(crate) identifiers: &'a [u32],
+    /// Under MQTT 5 only.
+    pub(crate) alias: Option<Alias>,
     /// What is left of the message's life, in seconds.
     pub(crate) expiry_secs: Option<u32>,
 }
@@ -78,13 +81,24 @@ impl Delivery<'_> {
                 varint_size(size) + size
             }
         };
-        2 + self.message.topic.len() + id + properties + self.message.payload.len()
+        2 + self.topic().len() + id + properties + self.message.payload.len()
+    }
+
+    fn topic(&self) -> &str {
+        match self.alias {
+            Some(Alias::Known(_)) => "",
+            Some(Alias::New(_)) | None => &self.message.topic,
+        }
     }
 
     fn property_size(&self) -> usize {
+        let alias = self.alias.map_or(0, |_| 3);
         let expiry = self.expiry_secs.map_or(0, |_| 5);
         let identifiers: usize = self.identifiers.iter().map(|&id| 1 + varint_size(id as usize)).sum();
-        expiry + identifiers + self.message.properties.as_ref().map_or(0, |properties| passed_on_size(properties))
+        alias
+            + expiry
+            + identifiers
+            + self.message.properties.as_ref().map_or(0, |properties| passed_on_size(properties))
     }
 
     /// Appends the packet; the caller has checked [`Self::size`].
@@ -94,7 +108,7 @@ impl Delivery<'_> {
         let buffer = &mut out.tail;
         buffer.put_u8(0x30 | flags);
         put_varint(buffer, remaining);
-        put_text(buffer, &self.message.topic);
+        put_text(buffer, self.topic());
         if self.qos != Qos::AtMostOnce {
             buffer.put_u16(self.id);
         }
@@ -103,6 +117,10 @@ impl Delivery<'_> {
             if let Some(secs) = self.expiry_secs {
                 buffer.put_u8(0x02);
                 buffer.put_u32(secs);
+            }
+            if let Some(alias) = self.alias {
+                buffer.put_u8(0x23);
+                buffer.put_u16(alias.number());
             }
             for &identifier in self.identifiers {
                 buffer.put_u8(0x0B);

@@ -189,10 +189,10 @@ impl Broker {
         let bare = bare_filter(filter);
         let deep = !self.depth_is_allowed(bare);
         let Some(session) = self.sessions.get_mut(&key) else { return Err(Reason::UnspecifiedError) };
-        if !session.rules.may_subscribe(bare) {
+        if let Err(reason) = session.rules.subscribe(bare) {
             self.counters.subscribe_denied += 1;
             debug!(client = %session.client, %filter, "subscription refused");
-            return Err(Reason::NotAuthorized);
+            return Err(reason);
         }
         let new = !session.subscriptions.contains_key(filter);
         if deep || (new && session.subscriptions.len() >= limits.max_subscriptions_per_client) {

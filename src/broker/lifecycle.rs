@@ -157,7 +157,7 @@ impl Broker {
             session.will = None;
         }
         info!(client = %session.client, "client disconnected");
-        if session.dest.is_none() {
+        if session.expiry_secs == 0 {
             return self.end_session(now, key);
         }
         let expires = now.mono + Duration::from_secs(u64::from(session.expiry_secs));

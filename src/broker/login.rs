@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::acl::Rules;
+use super::alias::Aliases;
 use super::api::{ConnId, Output, Secret};
 use super::core::{Broker, State, TOPIC_ALIAS_MAX, Timer};
 use super::encode::{self, ConnackProperties};
@@ -229,7 +230,8 @@ impl Broker {
         if let Some(state) = self.conns.get_mut(&conn) {
             state.state = State::Open { session: key };
         }
-        self.set_durable(key, expiry_secs > 0);
+        // One that is to end with this connection still gets what was kept for it until now.
+        self.set_durable(key, present || expiry_secs > 0);
         present
     }
 
@@ -249,7 +251,10 @@ impl Broker {
         state.keep_alive = (keep_alive_secs > 0).then(|| Duration::from_millis(u64::from(keep_alive_secs) * 1500));
         state.max_packet_bytes = usize::try_from(connect.max_packet_bytes).unwrap_or(usize::MAX);
         state.window = usize::from(connect.receive_maximum.min(limits.max_in_flight)).max(1);
-        state.aliases = vec![None; usize::from(TOPIC_ALIAS_MAX)];
+        if connect.version == Version::V5 {
+            state.aliases = vec![None; usize::from(TOPIC_ALIAS_MAX)];
+        }
+        state.own_aliases = Aliases::new(connect.topic_alias_maximum);
         let told = ConnackProperties {
             session_expiry_secs: (connect.session_expiry_secs != Some(expiry_secs)).then_some(expiry_secs),
             receive_maximum: limits.max_in_flight,

@@ -2,6 +2,7 @@
 
 mod acknowledge;
 mod acl;
+mod alias;
 mod api;
 mod connection;
 mod core;
@@ -18,6 +19,7 @@ pub mod passwd;
 mod record;
 mod retained;
 mod routing;
+mod send;
 mod session;
 pub mod spec;
 pub mod task;

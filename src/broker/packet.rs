@@ -98,6 +98,8 @@ pub(crate) struct Connect {
     pub(crate) session_expiry_secs: Option<u32>,
     pub(crate) receive_maximum: u16,
     pub(crate) max_packet_bytes: u32,
+    /// Topic aliases that the client takes from us.
+    pub(crate) topic_alias_maximum: u16,
     /// An Authentication Method was given; this broker has none.
     pub(crate) authentication: bool,
 }

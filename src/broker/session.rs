@@ -43,7 +43,7 @@ pub(crate) struct Session {
     pub(crate) conn: Option<ConnId>,
     /// 0: it ends with its connection.
     pub(crate) expiry_secs: u32,
-    /// Present exactly when the session outlives its connection.
+    /// Present when the session outlives its connection, or has outlived one before.
     pub(crate) dest: Option<DestId>,
     pub(crate) subscriptions: BTreeMap<Arc<str>, SubOptions>,
     pub(crate) will: Option<Will>,

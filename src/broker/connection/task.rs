@@ -130,7 +130,7 @@ pub(crate) async fn stream(link: &Link, stream: impl AsyncRead + AsyncWrite) {
         }
         writer.shutdown().await
     };
-    until_either_ends(link, read, write).await;
+    until_ended(link, read, write).await;
 }
 
 /// Serves MQTT over WebSocket: binary frames, whose borders mean nothing (MQTT 5, 6).
@@ -156,23 +156,28 @@ pub(crate) async fn websocket(link: &Link, stream: WebSocketStream<impl AsyncRea
         }
         sink.close().await.map_err(io::Error::other)
     };
-    until_either_ends(link, read, write).await;
+    until_ended(link, read, write).await;
 }
 
-async fn until_either_ends(
+async fn until_ended(
     link: &Link,
     read: impl Future<Output = io::Result<()>>,
     write: impl Future<Output = io::Result<()>>,
 ) {
-    tokio::pin!(write);
+    tokio::pin!(read);
     let linger = async {
         link.outbox.closing().await;
         tokio::time::sleep(LINGER).await;
     };
     tokio::select! {
         // The peer has ended it, or the network; answers that wait have no reader any more.
-        _ = read => {}
-        _ = &mut write => {}
-        () = linger => {}
+        _ = &mut read => return,
+        written = write => match written {
+            Ok(()) => {}
+            Err(_) => return,
+        },
+        () = linger => return,
     }
+    // To close a socket on a peer that still sends is to reset it, and it may never see why: read on until it has gone as well.
+    let _ = tokio::time::timeout(LINGER, read).await;
 }
