@@ -17,6 +17,7 @@ pub mod hub;
 pub mod mapping;
 pub mod message;
 pub mod modbus;
+pub mod replay;
 pub mod sample;
 pub mod simulate;
 pub mod status;

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use fieldgate::broker::passwd;
 use fieldgate::clock::Now;
-use fieldgate::{check, config, demo, gateway, simulate};
+use fieldgate::{check, config, demo, gateway, replay, simulate};
 use tracing::Level;
 
 /// Modbus and CAN to MQTT on a small machine, with its own broker and a store that loses nothing.
@@ -48,6 +48,14 @@ enum Command {
         #[command(flatten)]
         file: ConfigFile,
     },
+    /// Take a candump log through the mapping: print what would be published, one JSON a line.
+    Replay {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// What `candump -l` wrote; `-` for stdin.
+        #[arg(value_name = "LOG")]
+        log: PathBuf,
+    },
     /// Read a password (prompt or stdin) and print its argon2id hash.
     Passwd,
     /// Print the JSON Schema of a file, for editors.
@@ -79,6 +87,7 @@ fn main() -> ExitCode {
         Command::Check { file, json } => return check_files(&file.path, json),
         Command::Demo { seconds } => demo::task::run(seconds),
         Command::Simulate { file } => return stand_in(&file.path),
+        Command::Replay { file, log } => return replay_log(&file.path, &log),
         Command::Passwd => hash_password(),
         Command::Schema { which } => print_schema(which),
     };
@@ -128,6 +137,23 @@ fn stand_in(file: &Path) -> ExitCode {
     }
 }
 
+fn replay_log(file: &Path, log: &Path) -> ExitCode {
+    let outcome = check::with_loads(config::load(file));
+    let Some(plan) = outcome.plan else {
+        // Standard output is for messages alone.
+        eprint(&check::text(&check::report(outcome, Now::read())));
+        return ExitCode::from(2);
+    };
+    match replay::task::run(&plan, log) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            tracing::error!("{failure:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn hash_password() -> anyhow::Result<()> {
     let password = if io::stdin().is_terminal() { ask_twice()? } else { first_line()? };
     anyhow::ensure!(!password.is_empty(), "the password is empty; type one, or send one line to stdin");
@@ -170,6 +196,10 @@ fn print_schema(which: SchemaOf) -> anyhow::Result<()> {
     });
     print(&format!("{}\n", serde_json::to_string_pretty(&schema)?));
     Ok(())
+}
+
+fn eprint(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// A reader that went away (`| head`) is no failure.

@@ -7,7 +7,7 @@ use super::cycle::Commands;
 use super::decode::Decoder;
 use super::frame::{ControllerState, Frame, Received};
 use super::rate::Rates;
-use super::request::Requests;
+use super::request::{Overheard, Requests};
 use super::spec::{BusSpec, Source};
 use crate::clock::{Now, UnixMs};
 use crate::command::{Command, Done, NotDone, Outcome};
@@ -23,6 +23,8 @@ pub struct Bus {
     decoder: Decoder,
     rates: Rates,
     requests: Requests,
+    /// In place of `requests`, where nothing is sent.
+    overheard: Option<Overheard>,
     commands: Commands,
     /// Whether a point has readings, so that a lost link is a fault of it.
     readable: Vec<bool>,
@@ -62,6 +64,7 @@ impl Bus {
             decoder: Decoder::new(&spec.points),
             rates: Rates::new(id, &spec.points),
             requests: Requests::new(&spec.points),
+            overheard: None,
             commands: Commands::new(&spec.points),
             readable: spec.points.iter().map(|point| !matches!(point.source, Source::Command(_))).collect(),
             waiting: VecDeque::new(),
@@ -79,6 +82,12 @@ impl Bus {
             counters: BusCounters::default(),
             overflows: 0,
         }
+    }
+
+    /// A bus that only listens, to a log or a mapping's test: it asks nothing, and an answer counts whoever asked.
+    pub fn listening(spec: &BusSpec, id: BusId, now: Now) -> Self {
+        let overheard = Some(Overheard::new(&spec.points));
+        Self { requests: Requests::default(), overheard, ..Self::new(spec, id, now) }
     }
 
     /// The socket is open and the interface is up.
@@ -139,9 +148,13 @@ impl Bus {
         if self.link.controller == ControllerState::BusOff {
             self.controller(ControllerState::Active, now);
         }
-        let Self { decoder, rates, requests, commands, samples, .. } = self;
+        let Self { decoder, rates, requests, overheard, commands, samples, .. } = self;
         decoder.handle(frame, now.mono, |index, reading| rates.offer(index, at, reading, now, samples));
-        requests.handle(frame, now.mono, &mut |index, reading| rates.offer(index, at, reading, now, samples));
+        let mut found = |index, reading| rates.offer(index, at, reading, now, samples);
+        match overheard {
+            Some(overheard) => overheard.handle(frame, now.mono, &mut found),
+            None => requests.handle(frame, now.mono, &mut found),
+        }
         commands.seen(frame);
     }
 
@@ -212,6 +225,11 @@ impl Bus {
         let expiry = self.waiting.iter().map(|command| command.expires).min();
         let sending = self.sends().then(|| [self.requests.next_due(), self.commands.next_due()]);
         [self.rates.next_due(), expiry].into_iter().chain(sending.into_iter().flatten()).flatten().min()
+    }
+
+    /// When the last of the samples that wait for the end of their interval comes; `None` where none waits.
+    pub fn held_until(&self) -> Option<Instant> {
+        self.rates.held_until()
     }
 
     fn sends(&self) -> bool {

@@ -106,6 +106,11 @@ impl Rates {
         out.push(Sample { point: PointId { bus: self.bus, index }, at, reading });
     }
 
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        let held = self.points.iter().filter(|rate| rate.waiting.is_some());
+        held.filter_map(|rate| Some(rate.sent? + rate.min_interval)).max()
+    }
+
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.due.peek().map(|Reverse((at, _, _))| *at)
     }

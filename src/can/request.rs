@@ -3,8 +3,12 @@
 //! Points that ask the same of the same identifier share one request. A request waits while another one under way
 //! may still be answered by one of the same receivers, so that an answer is never another request's.
 
+mod overhear;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+pub(super) use overhear::Overheard;
 
 use super::frame::{CanId, Frame};
 use super::isotp::{Form, Progress, Receiver, Sender};

@@ -43,7 +43,7 @@ fn samples(bus: &BusPlan, given: &Given, now: Now) -> Vec<Sample> {
 }
 
 fn can_samples(spec: &can::spec::BusSpec, frame: &Frame, now: Now) -> Vec<Sample> {
-    let mut bus = can::bus::Bus::new(spec, BusId(0), now);
+    let mut bus = can::bus::Bus::listening(spec, BusId(0), now);
     bus.handle(&Received::Data(*frame), now.wall, now);
     bus.take_samples()
 }
