@@ -1,36 +1,34 @@
 //! The gateway's loop: waits for whatever happens first, tells the core, and does what the core says.
 
+mod opening;
+mod swap;
+
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::{info, warn};
 
+use self::opening::{boot_id, lock_state, open_store, uplink_dest_after, uplink_queues};
 use super::core::{Core, Output};
 use super::parts::{self, BusTask, UplinkTask};
-use super::queue::StoreQueue;
 use super::snapshot::{self, About, Detail};
 use crate::broker::task::Net;
-use crate::broker::{Broker, FIRST_SESSION_DEST, Input, Restored};
+use crate::broker::{Broker, Input, Restored};
 use crate::clock::Now;
 use crate::clocksync::{self, ClockState};
-use crate::config::plan::{BusPlan, Plan};
+use crate::config::plan::Plan;
 use crate::driver::BusEvent;
-use crate::hub::routes::Uplink;
 use crate::mapping::publish::Boot;
 use crate::sample::BusId;
 use crate::status;
 use crate::status::snapshot::Snapshot;
 use crate::status::topics::StatusTopics;
-use crate::store::{self, DestId, Destination, Note, Op, Opened, Order, StoreEvent, StoreHandle};
-use crate::uplink::spec::UplinkSpec;
+use crate::store::{DestId, Opened, Order, StoreEvent, StoreHandle};
 use crate::uplink::status::{UplinkControl, UplinkEvent};
 
 const BUS_EVENTS: usize = 256;
@@ -238,98 +236,6 @@ impl Gateway {
         Ok((gateway, Receivers { bus, uplink, client, loaded: loaded_rx, question, store: events, clock }))
     }
 
-    /// Binds what is to be bound: the only part of a start or a reload that can fail.
-    async fn listen(&mut self, plan: &Plan) -> anyhow::Result<()> {
-        if let (Some(net), Some(broker)) = (&mut self.net, &plan.broker) {
-            net.configure(&broker.listeners, broker.limits).await?;
-        }
-        if self.status.is_some() && plan.status == self.plan.status {
-            return Ok(());
-        }
-        let page = match plan.status {
-            Some(bind) => {
-                let listener = TcpListener::bind(bind).await;
-                let listener =
-                    listener.with_context(|| format!("cannot bind {bind} for [status]; choose another port"))?;
-                info!(page = %format!("http://{bind}/"), "status page");
-                Some(spawn(status::task::run(listener, self.inbox.question.clone())))
-            }
-            None => None,
-        };
-        if let Some(old) = std::mem::replace(&mut self.status, page) {
-            old.abort();
-        }
-        Ok(())
-    }
-
-    /// Makes the buses and uplinks what the plan says: the same ones go on, untouched.
-    fn start_parts(&mut self, now: Now, plan: &Plan) {
-        self.swap_buses(now, &plan.buses);
-        self.swap_uplinks(now, &plan.uplinks);
-    }
-
-    fn swap_buses(&mut self, now: Now, wanted: &[BusPlan]) {
-        let mut ended: BTreeMap<Arc<str>, JoinHandle<()>> = BTreeMap::new();
-        for id in parts::unwanted(&self.buses, |task| wanted.contains(&task.plan)) {
-            let Some(task) = self.buses.remove(&id) else { continue };
-            info!(bus = %task.plan.name(), "bus stops");
-            self.core.remove_bus(now, id);
-            ended.insert(task.plan.name().clone(), task.handle);
-        }
-        for plan in wanted {
-            if self.buses.values().any(|task| *task.plan == *plan) {
-                continue;
-            }
-            let id = BusId(self.next.bus);
-            self.next.bus += 1;
-            let plan = Arc::new(plan.clone());
-            self.core.add_bus(id, plan.clone());
-            let before = ended.remove(plan.name());
-            self.buses.insert(id, parts::start_bus(plan, id, self.inbox.bus.clone(), before));
-        }
-    }
-
-    fn swap_uplinks(&mut self, now: Now, wanted: &[UplinkSpec]) {
-        let mut ended: BTreeMap<Arc<str>, JoinHandle<()>> = BTreeMap::new();
-        for id in parts::unwanted(&self.uplinks, |task| wanted.contains(&task.spec)) {
-            let Some(task) = self.uplinks.remove(&id) else { continue };
-            info!(uplink = %task.spec.name, "uplink stops");
-            self.core.remove_uplink(id);
-            ended.insert(task.spec.name.clone(), task.handle);
-        }
-        for spec in wanted {
-            if self.uplinks.values().any(|task| task.spec == *spec) {
-                continue;
-            }
-            let before = ended.remove(&spec.name);
-            self.start_uplink(now, spec.clone(), before);
-        }
-        let given_up: Vec<_> =
-            self.queues.extract_if(.., |name, _| wanted.iter().all(|spec| spec.name != *name)).collect();
-        for (name, dest) in given_up {
-            warn!(uplink = %name, "no longer configured: what its queue still held is dropped");
-            self.core.close_queue(now, dest);
-        }
-    }
-
-    fn start_uplink(&mut self, now: Now, spec: UplinkSpec, before: parts::Before) {
-        let id = self.next.uplink;
-        self.next.uplink = self.next.uplink.wrapping_add(1);
-        let next = &mut self.next.dest;
-        let dest = *self.queues.entry(spec.name.clone()).or_insert_with(|| {
-            let dest = DestId(*next);
-            *next += 1;
-            dest
-        });
-        let name = format!("uplink/{}", spec.name).into();
-        let route = Uplink { id, dest, forward: spec.forward.clone(), accept: spec.accept.clone() };
-        let open = Op::OpenDestination { dest, name, queue: spec.queue };
-        self.core.add_uplink(now, spec.name.clone(), route, open);
-        let queue = StoreQueue { store: self.store.clone(), dest };
-        let task = parts::start_uplink(spec, id, queue, self.inbox.uplink.clone(), before);
-        self.uplinks.insert(id, task);
-    }
-
     async fn apply(&mut self, now: Now, event: Event) {
         match event {
             Event::Bus(event) => self.core.bus(now, event),
@@ -493,67 +399,6 @@ impl Gateway {
         let drain = async { while receivers.store.recv().await.is_some() {} };
         tokio::join!(store.close(), drain);
     }
-}
-
-/// Keeps a second gateway out of the folder. A folder that cannot be written is no reason not to run.
-fn lock_state(folder: &Path) -> anyhow::Result<Option<File>> {
-    let lock = std::fs::create_dir_all(folder).and_then(|()| File::create(folder.join("lock")));
-    let lock = match lock {
-        Ok(lock) => lock,
-        Err(failure) => {
-            warn!(folder = %folder.display(), %failure, "the state folder cannot be written");
-            return Ok(None);
-        }
-    };
-    match lock.try_lock() {
-        Ok(()) => Ok(Some(lock)),
-        Err(TryLockError::WouldBlock) => {
-            bail!("another gateway uses {}: end it, or give this one another gateway.state_dir", folder.display())
-        }
-        Err(TryLockError::Error(failure)) => {
-            warn!(folder = %folder.display(), %failure, "the state folder cannot be locked");
-            Ok(None)
-        }
-    }
-}
-
-fn open_store(plan: &Plan, boot: &Boot, now: Now) -> anyhow::Result<Opened> {
-    let folder = &plan.gateway.state_dir;
-    let opened = store::open(folder, boot.id().clone(), now)
-        .with_context(|| format!("cannot open the store in {}", folder.display()))?;
-    for note in &opened.notes {
-        match note {
-            Note::Fresh => info!(folder = %folder.display(), "a new store"),
-            Note::Continued => info!(folder = %folder.display(), "the store of the run before"),
-            Note::SetAside { name, cause } => {
-                warn!(folder = %folder.display(), %name, %cause, "the store was corrupt: it was set aside, and a new one begun");
-            }
-            Note::NotWritable { reason } => {
-                warn!(folder = %folder.display(), %reason, "the store cannot be written: everything waits in memory until it can");
-            }
-        }
-    }
-    Ok(opened)
-}
-
-/// The queues of uplinks that earlier runs left, by the uplinks' names.
-fn uplink_queues(destinations: &[Destination]) -> BTreeMap<Arc<str>, DestId> {
-    let named = |destination: &Destination| {
-        let name = destination.name.strip_prefix("uplink/")?;
-        Some((name.into(), destination.dest))
-    };
-    destinations.iter().filter_map(named).collect()
-}
-
-/// Uplinks' numbers stand below those of sessions.
-fn uplink_dest_after(destinations: &[Destination], next_dest: u32) -> u32 {
-    let taken = destinations.iter().map(|destination| destination.dest.0).filter(|dest| *dest < FIRST_SESSION_DEST);
-    taken.max().map_or(1, |highest| highest + 1).max(if next_dest < FIRST_SESSION_DEST { next_dest } else { 1 })
-}
-
-/// Six letters and digits: enough that no two starts of one gateway share them.
-fn boot_id() -> String {
-    std::iter::repeat_with(fastrand::alphanumeric).map(|c| c.to_ascii_lowercase()).take(6).collect()
 }
 
 #[allow(clippy::disallowed_methods, reason = "the gateway starts the tasks")]

@@ -73,7 +73,7 @@ fn a_frame_becomes_the_line_that_would_be_published_at_its_own_time() {
     assert_eq!(
         told,
         [
-            r#"{"topic":"car/speed","payload":{"value":120,"unit":"km/h","time":"2015-07-10T06:17:32.249Z","boot":"replay","seq":1},"retain":false,"qos":0,"time":"2015-07-10T06:17:32.249Z"}"#
+            r#"{"topic":"car/speed","payload":{"value":120,"unit":"km/h","time":"2015-07-10T06:17:32.249Z","boot":"replay","seq":1},"retain":true,"qos":1,"time":"2015-07-10T06:17:32.249Z"}"#
         ]
     );
 }
