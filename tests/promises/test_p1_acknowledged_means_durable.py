@@ -71,7 +71,7 @@ def test_p1_p3_nothing_acknowledged_is_lost_to_kills_and_order_is_kept(
     above = client(cloud, clean=False, client_id="above")
     above.subscribe("plant/#", qos=2)
     link = proxy(cloud.port)
-    started = gateway(OPEN_BROKER + UPLINK.format(upstream=link.port, qos=qos)).start()
+    started = gateway(OPEN_BROKER.replace("[broker]\n", "[broker]\nmax_in_flight = 1000\n") + UPLINK.format(upstream=link.port, qos=qos)).start()
     away = client(started, clean=False, client_id="away", expiry=86400)
     away.subscribe("plant/#", qos=2)
     away.disconnect()

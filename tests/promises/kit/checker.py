@@ -20,6 +20,14 @@ def missing(lane, messages):
     return sorted(lane.acknowledged - {number for number, _ in arrived(messages)[lane.topic]})
 
 
+def around(lane, messages, number):
+    """What came about the first time that `number` did."""
+    rows = [message for message in messages if message.topic == lane.topic]
+    place = next(place for place, message in enumerate(rows) if int(message.payload[:8]) == number)
+    near = rows[max(place - 20, 0) : place + 20]
+    return "\n".join(f"{m.at:.3f} {int(m.payload[:8])} dup={m.dup} {marks(m)}" for m in near)
+
+
 def check(lanes, messages, *, marked):
     """Holds P1 and P3; `marked`: over an uplink with MQTT 5, where every message has its mark. How many came twice."""
     found = arrived(messages)
@@ -30,7 +38,7 @@ def check(lanes, messages, *, marked):
         assert not lost, f"{lane.topic}: {len(lost)} of {len(lane.acknowledged)} acknowledged are lost: {lost[:20]}"
         first = list(dict.fromkeys(number for number, _ in rows))
         behind = [(one, next_one) for one, next_one in zip(first, first[1:]) if one > next_one]
-        assert not behind, f"{lane.topic}: not in order: {behind[:10]}"
+        assert not behind, f"{lane.topic}: not in order: {behind[:10]}\n{around(lane, messages, behind[0][1])}"
         assert first[-1] < lane.sent
         counts = Counter(number for number, _ in rows)
         twice += sum(count - 1 for count in counts.values())
