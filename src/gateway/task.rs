@@ -1,6 +1,7 @@
 //! The gateway's loop: waits for whatever happens first, tells the core, and does what the core says.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::queue::StoreQueue;
 use super::snapshot::{self, About, Detail};
 use crate::broker::task::Net;
 use crate::broker::{Broker, FIRST_SESSION_DEST, Input, Restored};
+use crate::can;
 use crate::clock::Now;
 use crate::clocksync::{self, ClockState};
 use crate::config::plan::{BusPlan, Plan};
@@ -67,6 +69,7 @@ struct Gateway {
     /// With a broker only.
     net: Option<Net>,
     status: Option<JoinHandle<()>>,
+    open_can: can::task::Open,
     store: StoreHandle,
     next: Next,
     /// The uplinks' queues, by the uplinks' names.
@@ -117,8 +120,21 @@ enum Event {
 ///
 /// # Errors
 /// What keeps it from starting: a port in use, a store of a newer version.
-pub async fn run(plan: Plan, mut control: mpsc::Receiver<Control>, ready: impl FnOnce()) -> anyhow::Result<()> {
-    let (mut gateway, mut receivers) = Gateway::start(plan).await?;
+pub async fn run(plan: Plan, control: mpsc::Receiver<Control>, ready: impl FnOnce()) -> anyhow::Result<()> {
+    run_on(plan, Rc::new(can::task::open), control, ready).await
+}
+
+/// As [`run`], with the CAN buses' sockets from `open_can` instead of the kernel's interfaces.
+///
+/// # Errors
+/// As [`run`]'s.
+pub async fn run_on(
+    plan: Plan,
+    open_can: can::task::Open,
+    mut control: mpsc::Receiver<Control>,
+    ready: impl FnOnce(),
+) -> anyhow::Result<()> {
+    let (mut gateway, mut receivers) = Gateway::start(plan, open_can).await?;
     let now = Now::read();
     let online = gateway.topics.presence(true);
     gateway.core.announce(now, vec![online]);
@@ -185,7 +201,7 @@ fn far_off() -> Instant {
 }
 
 impl Gateway {
-    async fn start(plan: Plan) -> anyhow::Result<(Self, Receivers)> {
+    async fn start(plan: Plan, open_can: can::task::Open) -> anyhow::Result<(Self, Receivers)> {
         let now = Now::read();
         let boot = Boot::new(boot_id());
         let opened = open_store(&plan, &boot, now)?;
@@ -218,6 +234,7 @@ impl Gateway {
             uplinks: BTreeMap::new(),
             net,
             status: None,
+            open_can,
             store: handle,
             next: Next { bus: 1, uplink: 1, dest: uplink_dest_after(&destinations, next_dest) },
             queues: uplink_queues(&destinations),
@@ -279,7 +296,8 @@ impl Gateway {
             let plan = Arc::new(plan.clone());
             self.core.add_bus(id, plan.clone());
             let before = ended.remove(plan.name());
-            self.buses.insert(id, parts::start_bus(plan, id, self.inbox.bus.clone(), before));
+            let task = parts::start_bus(plan, id, self.inbox.bus.clone(), self.open_can.clone(), before);
+            self.buses.insert(id, task);
         }
     }
 
