@@ -29,7 +29,7 @@ const SIBLINGS: [&str; 10] =
 const CORE: [&str; 7] = ["clock", "timestamp", "sample", "message", "command", "driver", "backoff"];
 
 /// Who may import what of a sibling, and why. `*` is any of them.
-const EXCEPTIONS: [(&str, &[&str], &str); 11] = [
+const EXCEPTIONS: [(&str, &[&str], &str); 12] = [
     ("*", &["hub", "topics"], "topic names and filters mean the same everywhere"),
     ("broker", &["hub", "index"], "one subscription index for all who listen"),
     ("simulate", &["mapping", "rule"], "a point's unit and scale say how it moves"),
@@ -40,6 +40,7 @@ const EXCEPTIONS: [(&str, &[&str], &str); 11] = [
     ("config", &["uplink", "spec"], "it compiles to specs"),
     ("config", &["store"], "it compiles to the bounds of queues"),
     ("simulate", &["modbus"], "it answers what that asks"),
+    ("simulate", &["can"], "it answers what that asks, and sends what that hears"),
     ("simulate", &["config", "plan"], "it stands in for the devices of a plan"),
 ];
 

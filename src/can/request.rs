@@ -325,7 +325,7 @@ impl Poll {
 
 /// Whose flow control a multi-frame answer waits for. A functional request (ISO 15765-4: 0x7DF, 0x18DB33F1) is sent to
 /// everybody; flow control goes to the one who answers.
-fn flow_control_id(send: CanId, answer: CanId) -> CanId {
+pub fn flow_control_id(send: CanId, answer: CanId) -> CanId {
     match (send.is_extended(), send.raw()) {
         (false, 0x7DF) => CanId::standard(answer.raw().wrapping_sub(8)).unwrap_or(send),
         (true, functional) if functional & 0x00FF_0000 == 0x00DB_0000 => {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -34,6 +35,9 @@ const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Longer than any frame, so that what is no frame is seen to be none.
 const READ_BYTES: usize = 128;
+
+/// Makes the socket of a bus.
+pub type Open = Rc<dyn Fn(&BusSpec) -> io::Result<CanSocket>>;
 
 /// Drives the bus until `commands` closes or nobody listens to `events` any more.
 pub async fn run(spec: BusSpec, bus: BusId, events: mpsc::Sender<BusEvent>, commands: mpsc::Receiver<Command>) {
@@ -213,22 +217,24 @@ impl<F: FnMut(&BusSpec) -> io::Result<CanSocket>> Task<F> {
 }
 
 /// An open socket.
-struct Line {
+pub struct Line {
     socket: AsyncFd<CanSocket>,
     control: Vec<u8>,
     /// Frames that the kernel has dropped since the socket was opened; it counts up and wraps.
     dropped: u32,
 }
 
-struct Read {
-    received: Received,
-    at: Option<UnixMs>,
-    /// Since the last read.
-    dropped: u32,
+/// A frame, when the kernel got it where it tells, and how many it dropped since the last read.
+pub struct Read {
+    pub received: Received,
+    pub at: Option<UnixMs>,
+    pub dropped: u32,
 }
 
 impl Line {
-    fn new(socket: CanSocket) -> io::Result<Self> {
+    /// # Errors
+    /// The system's, also that of an interface that is down.
+    pub fn new(socket: CanSocket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         // Times and counts are welcome where the kernel has them, and missed nowhere else.
         let _ = setsockopt(&socket, sockopt::ReceiveTimestampns, &true);
@@ -245,13 +251,17 @@ impl Line {
         Ok(Self { socket, control: nix::cmsg_space!([i64; 2], u32), dropped: 0 })
     }
 
-    async fn readable(&self) {
+    /// Until there may be something to read.
+    pub async fn readable(&self) {
         // An error shows in the read that follows.
         let _ = self.socket.readable().await;
     }
 
     /// `None`: there is nothing more to read now.
-    fn receive(&mut self) -> io::Result<Option<Read>> {
+    ///
+    /// # Errors
+    /// The system's: the interface went down, or away.
+    pub fn receive(&mut self) -> io::Result<Option<Read>> {
         let mut buffer = [0; READ_BYTES];
         let control = &mut self.control;
         let read = self.socket.try_io(Interest::READABLE, |socket| {
@@ -281,13 +291,18 @@ impl Line {
         Ok(Some(Read { received: Received::from_wire(&buffer[..length]), at, dropped }))
     }
 
-    fn send(&self, wire: &[u8]) -> nix::Result<()> {
+    /// # Errors
+    /// `ENOBUFS` and `EAGAIN` where the queue is full; else the frame was refused, or the interface is gone.
+    pub fn send(&self, wire: &[u8]) -> nix::Result<()> {
         send(self.socket.get_ref().as_raw_fd(), wire, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL).map(drop)
     }
 }
 
 /// The interface's socket: filters computed from the points, error frames, CAN FD where asked for.
-fn open(spec: &BusSpec) -> io::Result<CanSocket> {
+///
+/// # Errors
+/// The system's: no such interface, not CAN, no permission.
+pub fn open(spec: &BusSpec) -> io::Result<CanSocket> {
     let socket = CanSocket::open(&spec.interface)?;
     let filters: Vec<_> = filters(&spec.points).iter().map(|filter| CanFilter::new(filter.id, filter.mask)).collect();
     if filters.is_empty() {
@@ -307,7 +322,7 @@ fn open(spec: &BusSpec) -> io::Result<CanSocket> {
 }
 
 /// What happened and what to do about it.
-fn describe(error: &io::Error, interface: &str) -> String {
+pub fn describe(error: &io::Error, interface: &str) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENODEV | Errno::ENXIO) => format!(
             "no CAN interface {interface} here: is the adapter plugged in and its driver loaded? `ip link show type can` lists them"

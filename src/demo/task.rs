@@ -17,11 +17,13 @@ use crate::config::plan::{DriverSpec, Plan};
 use crate::gateway::service::block_on;
 use crate::gateway::task::{self as gateway, Control};
 use crate::modbus::spec::Transport;
+use crate::simulate::can;
 use crate::simulate::plan::task::{Place, Terminal, serve};
 use crate::status::snapshot::Snapshot;
 
 const GATEWAY: &str = include_str!("gateway.toml");
 const MAPPING: &str = include_str!("mapping.toml");
+const DBC: &str = include_str!("../../mappings/can/vehicle.dbc");
 
 /// The usual ports; where one is taken the next free one above is.
 const MQTT_PORT: u16 = 1883;
@@ -76,13 +78,15 @@ async fn show(folder: &Folder, within: Option<Duration>) -> anyhow::Result<()> {
         "mapping.toml",
         &MAPPING.replace("@TCP@", &tcp).replace("@SERIAL@", &terminal.path().to_string_lossy()),
     )?;
+    folder.write("vehicle.dbc", DBC)?;
     let gateway_file = GATEWAY.replace("@MQTT@", &mqtt.to_string()).replace("@HTTP@", &http.to_string());
     let plan = compile(&folder.write("fieldgate.toml", &gateway_file)?)?;
     start_devices(&plan, listener, terminal)?;
 
     let (control, inbox) = mpsc::channel(4);
     let (ready, started) = oneshot::channel();
-    let running = gateway::run(plan, inbox, move || {
+    let vehicle = can::task::userland(plan.buses.clone());
+    let running = gateway::run_on(plan, vehicle, inbox, move || {
         // The screen may have ended already.
         let _ = ready.send(());
     });
@@ -151,7 +155,7 @@ async fn free_port(usual: u16) -> anyhow::Result<u16> {
 
 fn introduction(folder: &Folder, mqtt: u16, http: u16) -> String {
     format!(
-        "fieldgate demo: a heating controller on Modbus TCP and a meter on a serial line, both simulated.\n\
+        "fieldgate demo: a heating controller on Modbus TCP, a meter on a serial line and a vehicle on CAN, all simulated.\n\
          Its files: {}   Status page: http://127.0.0.1:{http}/\n\
          See the values:  mosquitto_sub -h 127.0.0.1 -p {mqtt} -v -t 'demo/#'\n\
          Set one:         mosquitto_pub -h 127.0.0.1 -p {mqtt} -t demo/heating/setpoint/set -m 55\n\

@@ -42,11 +42,18 @@ pub(super) struct UplinkTask {
 /// What must have ended before a task may begin: the one that holds the same line or the same client id.
 pub(super) type Before = Option<JoinHandle<()>>;
 
-pub(super) fn start_bus(plan: Arc<BusPlan>, id: BusId, events: mpsc::Sender<BusEvent>, before: Before) -> BusTask {
+/// `open` makes the socket of a CAN bus.
+pub(super) fn start_bus(
+    plan: Arc<BusPlan>,
+    id: BusId,
+    events: mpsc::Sender<BusEvent>,
+    open: can::task::Open,
+    before: Before,
+) -> BusTask {
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let run: Pin<Box<dyn Future<Output = ()>>> = match &plan.driver {
         DriverSpec::Modbus(spec) => Box::pin(modbus::task::run(spec.clone(), id, events, inbox)),
-        DriverSpec::Can(spec) => Box::pin(can::task::run(spec.clone(), id, events, inbox)),
+        DriverSpec::Can(spec) => Box::pin(can::task::run_on(spec.clone(), id, events, inbox, move |spec| open(spec))),
     };
     BusTask { plan, commands, handle: spawn_after(before, run) }
 }

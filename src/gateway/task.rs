@@ -5,6 +5,7 @@ mod swap;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::parts::{self, BusTask, UplinkTask};
 use super::snapshot::{self, About, Detail};
 use crate::broker::task::Net;
 use crate::broker::{Broker, Input, Restored};
+use crate::can;
 use crate::clock::Now;
 use crate::clocksync::{self, ClockState};
 use crate::config::plan::Plan;
@@ -67,6 +69,7 @@ struct Gateway {
     /// With a broker only.
     net: Option<Net>,
     status: Option<JoinHandle<()>>,
+    open_can: can::task::Open,
     store: StoreHandle,
     next: Next,
     /// The uplinks' queues, by the uplinks' names.
@@ -119,8 +122,21 @@ enum Event {
 ///
 /// # Errors
 /// What keeps it from starting: a port in use, a store of a newer version.
-pub async fn run(plan: Plan, mut control: mpsc::Receiver<Control>, ready: impl FnOnce()) -> anyhow::Result<()> {
-    let (mut gateway, mut receivers) = Gateway::start(plan).await?;
+pub async fn run(plan: Plan, control: mpsc::Receiver<Control>, ready: impl FnOnce()) -> anyhow::Result<()> {
+    run_on(plan, Rc::new(can::task::open), control, ready).await
+}
+
+/// As [`run`], with the CAN buses' sockets from `open_can` instead of the kernel's interfaces.
+///
+/// # Errors
+/// As [`run`]'s.
+pub async fn run_on(
+    plan: Plan,
+    open_can: can::task::Open,
+    mut control: mpsc::Receiver<Control>,
+    ready: impl FnOnce(),
+) -> anyhow::Result<()> {
+    let (mut gateway, mut receivers) = Gateway::start(plan, open_can).await?;
     let now = Now::read();
     let online = gateway.topics.presence(true);
     gateway.core.announce(now, vec![online]);
@@ -187,7 +203,7 @@ fn far_off() -> Instant {
 }
 
 impl Gateway {
-    async fn start(plan: Plan) -> anyhow::Result<(Self, Receivers)> {
+    async fn start(plan: Plan, open_can: can::task::Open) -> anyhow::Result<(Self, Receivers)> {
         let now = Now::read();
         let boot = Boot::new(boot_id());
         let lock = lock_state(&plan.gateway.state_dir)?;
@@ -221,6 +237,7 @@ impl Gateway {
             uplinks: BTreeMap::new(),
             net,
             status: None,
+            open_can,
             store: handle,
             next: Next { bus: 1, uplink: 1, dest: uplink_dest_after(&destinations, next_dest) },
             queues: uplink_queues(&destinations),

@@ -59,19 +59,27 @@ const NAMES: [(&str, Wave); 14] = [
 ];
 const OTHER: Wave = wave(50.0, 10.0);
 
-/// What the point reads `elapsed` after the start, as the wire has it. `phase` keeps two points of a kind apart.
+fn turn(phase: u32, elapsed: Duration) -> f64 {
+    elapsed.as_secs_f64() / 20.0 + f64::from(phase) * 0.37
+}
+
+/// What the point reads `elapsed` after the start, before it is scaled. `phase` keeps two points of a kind apart.
+pub(super) fn raw(name: &str, rule: Option<&PointRule>, phase: u32, elapsed: Duration) -> f64 {
+    let turn = turn(phase, elapsed);
+    let Wave { middle, swing, climb } = kind(name, rule);
+    let number = middle + swing * (turn.sin() + 0.3 * (turn * 7.3).sin()) / 1.3 + climb * elapsed.as_secs_f64();
+    rule.map_or(number, |rule| (resting(rule).unwrap_or(number) - rule.offset) / rule.scale)
+}
+
+/// The same for a register, as the wire has it.
 pub(super) fn value(point: &PointSpec, rule: Option<&PointRule>, phase: u32, elapsed: Duration) -> Value {
-    let seconds = elapsed.as_secs_f64();
-    let turn = seconds / 20.0 + f64::from(phase) * 0.37;
-    let Wave { middle, swing, climb } = kind(point, rule);
-    let number = middle + swing * (turn.sin() + 0.3 * (turn * 7.3).sin()) / 1.3 + climb * seconds;
-    let raw = rule.map_or(number, |rule| (resting(rule).unwrap_or(number) - rule.offset) / rule.scale);
+    let raw = raw(&point.name, rule, phase, elapsed);
     let integer = |max: f64| raw.round().clamp(0.0, max) as u64;
     if let Some(named) = rule.and_then(|rule| named(rule, elapsed)) {
         return named;
     }
     match point.data {
-        DataType::Bool => Value::Bool(turn.sin() > 0.0 && point.write.is_none()),
+        DataType::Bool => Value::Bool(turn(phase, elapsed).sin() > 0.0 && point.write.is_none()),
         DataType::U16 | DataType::I16 => Value::Uint(integer(f64::from(i16::MAX))),
         DataType::U32 | DataType::I32 | DataType::U64 | DataType::I64 => Value::Uint(integer(f64::from(i32::MAX))),
         DataType::Bcd16 => Value::Uint(integer(9_999.0)),
@@ -85,10 +93,10 @@ pub(super) fn value(point: &PointSpec, rule: Option<&PointRule>, phase: u32, ela
     }
 }
 
-fn kind(point: &PointSpec, rule: Option<&PointRule>) -> Wave {
+fn kind(name: &str, rule: Option<&PointRule>) -> Wave {
     let unit = rule.and_then(|rule| rule.unit.as_deref());
     let by_unit = UNITS.iter().find(|(known, _)| Some(*known) == unit);
-    let name = point.name.to_lowercase();
+    let name = name.to_lowercase();
     let by_name = || NAMES.iter().find(|(part, _)| name.contains(part));
     by_unit.or_else(by_name).map_or(OTHER, |(_, wave)| *wave)
 }
@@ -100,7 +108,7 @@ fn resting(rule: &PointRule) -> Option<f64> {
 }
 
 /// Of a point with named states: one after the other.
-fn named(rule: &PointRule, elapsed: Duration) -> Option<Value> {
+pub(super) fn named(rule: &PointRule, elapsed: Duration) -> Option<Value> {
     let turn = usize::try_from(elapsed.as_secs() / 20).ok()?;
     let state = rule.map.keys().nth(turn % rule.map.len().max(1))?;
     u64::try_from(*state).ok().map(Value::Uint)

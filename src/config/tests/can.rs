@@ -128,9 +128,10 @@ write = {{ min = 0, max = 100, ttl_ms = 1000, fail_safe = 0, fail_safe_after_ms 
 
 #[test]
 fn the_shipped_files_compile_and_their_tests_pass() {
-    for name in ["obd2.toml", "j1939.toml"] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("mappings/can").join(name);
-        let outcome = files("", &std::fs::read_to_string(path).unwrap()).compile();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("mappings/can");
+    let read = |name| std::fs::read_to_string(folder.join(name)).unwrap();
+    for name in ["obd2.toml", "j1939.toml", "vehicle.toml"] {
+        let outcome = files("", &read(name)).with("mappings/vehicle.dbc", &read("vehicle.dbc")).compile();
         assert_eq!(lines(&outcome), Vec::<String>::new(), "{name}");
         assert_eq!(crate::check::failed_tests(&outcome.plan.unwrap(), Now::read()), Vec::<String>::new());
     }

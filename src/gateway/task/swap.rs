@@ -67,7 +67,8 @@ impl Gateway {
             let plan = Arc::new(plan.clone());
             self.core.add_bus(id, plan.clone());
             let before = ended.remove(plan.name());
-            self.buses.insert(id, parts::start_bus(plan, id, self.inbox.bus.clone(), before));
+            let task = parts::start_bus(plan, id, self.inbox.bus.clone(), self.open_can.clone(), before);
+            self.buses.insert(id, task);
         }
     }
 

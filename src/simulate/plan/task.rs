@@ -1,4 +1,4 @@
-//! Listens, or opens a pseudo-terminal, for each bus of a plan: `fieldgate simulate`, and what `demo` reads.
+//! Listens, opens a pseudo-terminal, or sends CAN frames, for each bus of a plan: `fieldgate simulate`, and what `demo` reads.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tracing::warn;
 use crate::config::plan::{DriverSpec, Plan};
 use crate::mapping::rule::PointRule;
 use crate::modbus::spec::{BusSpec, Endpoint, Framing, Transport};
+use crate::simulate::can;
 use crate::simulate::fault::Faults;
 use crate::simulate::modbus::Registers;
 use crate::simulate::task::{Bench, Pty, open_pty, serve_rtu, serve_rtu_over_tcp, serve_tcp};
@@ -70,16 +71,18 @@ pub async fn run(plan: Plan) -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut serving = Vec::new();
     for bus in &plan.buses {
-        let DriverSpec::Modbus(spec) = &bus.driver else {
-            warn!(bus = %bus.name(), "CAN is not simulated: this bus has nobody on it");
-            continue;
+        let (text, task) = match &bus.driver {
+            DriverSpec::Modbus(spec) => {
+                let (place, text) = place(spec).await?;
+                (text, serve(spec, &bus.rules, place))
+            }
+            DriverSpec::Can(spec) => (format!("CAN on {}", spec.interface), can::task::stand_in(spec, &bus.rules)),
         };
-        let (place, text) = place(spec).await?;
         #[allow(clippy::print_stdout, reason = "what the user asked for")]
         {
-            println!("{}: {text}", spec.name);
+            println!("{}: {text}", bus.name());
         }
-        serving.push(serve(spec, &bus.rules, place));
+        serving.push(task);
     }
     tokio::select! {
         _ = interrupt.recv() => {}
