@@ -3,12 +3,15 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use fieldgate::broker::passwd;
 use fieldgate::clock::Now;
-use fieldgate::{check, config, demo, gateway, replay, simulate};
+use fieldgate::hub::topics;
+use fieldgate::modbus::spec::Table;
+use fieldgate::{check, config, demo, gateway, probe, replay, simulate, watch};
 use tracing::Level;
 
 /// Modbus and CAN to MQTT on a small machine, with its own broker and a store that loses nothing.
@@ -56,6 +59,18 @@ enum Command {
         #[arg(value_name = "LOG")]
         log: PathBuf,
     },
+    /// Look for the units on a Modbus bus, or show a range of registers in every type and byte order.
+    Probe(ProbeArgs),
+    /// Show the topics of any broker live: a table on a terminal, `TIME TOPIC PAYLOAD` lines in a pipe.
+    Watch {
+        /// mqtt://HOST:PORT or mqtts://USER@HOST:PORT (also ws://, wss://); the password is taken from FIELDGATE_PASSWORD
+        /// or asked for. A certificate authority of one's own: SSL_CERT_FILE.
+        #[arg(default_value = "mqtt://127.0.0.1:1883")]
+        url: watch::Target,
+        /// Topic filter.
+        #[arg(default_value = "#", value_parser = topic_filter)]
+        filter: String,
+    },
     /// Read a password (prompt or stdin) and print its argon2id hash.
     Passwd,
     /// Print the JSON Schema of a file, for editors.
@@ -72,6 +87,39 @@ struct ConfigFile {
     path: PathBuf,
 }
 
+#[derive(clap::Args)]
+struct ProbeArgs {
+    /// tcp://HOST:PORT, rtu:///dev/ttyUSB0?baud=19200&parity=even&stop_bits=1, rtu+tcp://HOST:PORT, ascii+tcp://HOST:PORT;
+    /// also a bare HOST:PORT or path.
+    #[arg(value_name = "BUS-URL")]
+    bus: probe::Target,
+    /// Ask this unit only; a range is read from unit 1 without it.
+    #[arg(long, value_name = "N")]
+    unit: Option<u8>,
+    /// How long to wait for an answer [default: 150 on a line, 300 on TCP, 1000 for a range].
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    timeout_ms: Option<u32>,
+    #[command(flatten)]
+    range: RangeArgs,
+}
+
+#[derive(clap::Args)]
+#[group(multiple = false)]
+struct RangeArgs {
+    /// Show these holding registers, both ends included, zero-based.
+    #[arg(long, value_name = "A..B")]
+    holding: Option<probe::Addresses>,
+    /// Show these input registers.
+    #[arg(long, value_name = "A..B")]
+    input: Option<probe::Addresses>,
+    /// Show these coils.
+    #[arg(long, value_name = "A..B")]
+    coil: Option<probe::Addresses>,
+    /// Show these discrete inputs.
+    #[arg(long, value_name = "A..B")]
+    discrete: Option<probe::Addresses>,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum SchemaOf {
     Gateway,
@@ -80,7 +128,7 @@ enum SchemaOf {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let quiet = matches!(cli.command, Command::Demo { .. });
+    let quiet = matches!(cli.command, Command::Demo { .. } | Command::Probe(_) | Command::Watch { .. });
     log_to_stderr(cli.log.unwrap_or(if quiet { Level::WARN } else { Level::INFO }));
     let done = match cli.command {
         Command::Run { file } => return gateway::service::run(&file.path),
@@ -88,6 +136,8 @@ fn main() -> ExitCode {
         Command::Demo { seconds } => demo::task::run(seconds),
         Command::Simulate { file } => return stand_in(&file.path),
         Command::Replay { file, log } => return replay_log(&file.path, &log),
+        Command::Probe(asked) => return probe::task::run(probe_of(asked)),
+        Command::Watch { url, filter } => watch_broker(url, filter),
         Command::Passwd => hash_password(),
         Command::Schema { which } => print_schema(which),
     };
@@ -152,6 +202,32 @@ fn replay_log(file: &Path, log: &Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn probe_of(asked: ProbeArgs) -> probe::task::Probe {
+    let RangeArgs { holding, input, coil, discrete } = asked.range;
+    let tables = [(Table::Holding, holding), (Table::Input, input), (Table::Coil, coil), (Table::Discrete, discrete)];
+    let range = tables.into_iter().find_map(|(table, addresses)| Some(probe::Range { table, addresses: addresses? }));
+    let timeout = asked.timeout_ms.map(|ms| Duration::from_millis(u64::from(ms)));
+    probe::task::Probe { target: asked.bus, unit: asked.unit, range, timeout }
+}
+
+fn topic_filter(text: &str) -> Result<String, &'static str> {
+    if topics::is_valid_filter(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("no topic filter: `+` and `#` fill a whole level, `#` only the last")
+    }
+}
+
+fn watch_broker(target: watch::Target, filter: String) -> anyhow::Result<()> {
+    let password = match (&target.username, std::env::var("FIELDGATE_PASSWORD")) {
+        (None, _) => None,
+        (Some(_), Ok(password)) => Some(password),
+        (Some(_), Err(_)) if io::stdin().is_terminal() => Some(without_echo("Password: ")?),
+        (Some(_), Err(_)) => None,
+    };
+    watch::task::run(target, filter, password)
 }
 
 fn hash_password() -> anyhow::Result<()> {

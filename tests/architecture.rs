@@ -22,14 +22,14 @@ use syn::visit::{self, Visit};
 const FILE_LINES_MAX: usize = 450;
 
 /// They know the core types and themselves; only `gateway` and `check` wire them.
-const SIBLINGS: [&str; 10] =
-    ["modbus", "can", "mapping", "broker", "store", "uplink", "status", "hub", "config", "simulate"];
+const SIBLINGS: [&str; 12] =
+    ["modbus", "can", "mapping", "broker", "store", "uplink", "status", "hub", "config", "simulate", "probe", "watch"];
 
 /// What everything stands on; it stands on nothing but itself.
 const CORE: [&str; 7] = ["clock", "timestamp", "sample", "message", "command", "driver", "backoff"];
 
 /// Who may import what of a sibling, and why. `*` is any of them.
-const EXCEPTIONS: [(&str, &[&str], &str); 12] = [
+const EXCEPTIONS: &[(&str, &[&str], &str)] = &[
     ("*", &["hub", "topics"], "topic names and filters mean the same everywhere"),
     ("broker", &["hub", "index"], "one subscription index for all who listen"),
     ("simulate", &["mapping", "rule"], "a point's unit and scale say how it moves"),
@@ -42,6 +42,14 @@ const EXCEPTIONS: [(&str, &[&str], &str); 12] = [
     ("simulate", &["modbus"], "it answers what that asks"),
     ("simulate", &["can"], "it answers what that asks, and sends what that hears"),
     ("simulate", &["config", "plan"], "it stands in for the devices of a plan"),
+    ("probe", &["modbus"], "it asks what a bus asks, by the same lines and connections"),
+    ("probe", &["config", "host_and_port"], "an address is written alike everywhere"),
+    ("watch", &["config", "host_and_port"], "an address is written alike everywhere"),
+    ("watch", &["uplink", "codec"], "one MQTT client's decoder"),
+    ("watch", &["uplink", "encode"], "one MQTT client's constants"),
+    ("watch", &["uplink", "error"], "a refusal reads alike everywhere"),
+    ("watch", &["uplink", "spec"], "a broker's URL and protocol version"),
+    ("watch", &["uplink", "transport"], "the same ways to a broker"),
 ];
 
 /// The store's interface, which what keeps a durable queue is written against.

@@ -18,6 +18,7 @@ pub mod template;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use compile::host_and_port;
 pub use compile::{Outcome, compile, compile_profile};
 pub use diagnostic::{Diagnostic, Place, Severity};
 pub use load::{Disk, Environment, Files, load};

@@ -1,5 +1,6 @@
 //! Modbus: reads blocks of registers and bits in deadline order, and writes commands.
 
+pub mod alarm;
 pub mod codec;
 pub mod connect;
 pub mod device;

@@ -28,7 +28,7 @@ enum Wire {
 }
 
 /// Above 19,200 baud the gap no longer shrinks (Modbus over Serial Line 1.02, section 2.5.1.1).
-const GAP_FIXED: Duration = Duration::from_micros(1750);
+pub const GAP_FIXED: Duration = Duration::from_micros(1750);
 /// What a request over TCP is reckoned to cost beside its bytes; more than any gap that a read may skip.
 const TCP_REQUEST: Duration = Duration::from_micros(500);
 /// One byte over TCP, reckoned.

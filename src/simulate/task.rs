@@ -18,13 +18,14 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::sleep_until;
 
 use super::fault::Faults;
 use super::modbus::Registers;
 use super::request;
 use crate::clock::Now;
+use crate::modbus::alarm::task::Alarm;
 use crate::modbus::frame;
+use crate::modbus::timing::GAP_FIXED;
 
 const CONNECTIONS_MAX: usize = 64;
 const BUFFER_MAX: usize = 1024;
@@ -110,6 +111,7 @@ where
     let mut late: Vec<(Instant, Vec<u8>)> = Vec::new();
     let mut bytes = [0; 512];
     let mut heard_at = Now::read().mono;
+    let mut wake_up = if bench.character.is_zero() { Alarm::coarse() } else { Alarm::precise() };
     loop {
         let next = late.iter().map(|(at, _)| *at).min();
         let wake = next.unwrap_or(heard_at + Duration::from_secs(3600));
@@ -126,7 +128,7 @@ where
                 heard_at = now;
                 received.extend_from_slice(&bytes[..count]);
             }
-            () = sleep_until(wake.into()) => {}
+            () = wake_up.until(wake) => {}
         }
         let now = Now::read().mono;
         while let Some((delay, bytes)) = take_request(&mut received, &bench, speech)? {
@@ -172,10 +174,16 @@ fn take_request(received: &mut Vec<u8>, bench: &Bench, speech: Speech) -> io::Re
             let Some(answer) = bench.answer(body[0], &body[1..]) else { return Ok(Some((Duration::ZERO, Vec::new()))) };
             // Request, the gap that ends it, and the answer, whose last byte then stands on the line.
             let characters = u32::try_from(length + answer.len() + 3).unwrap_or(0);
-            let on_line = bench.character * characters + bench.character * 7 / 2;
+            let on_line = bench.character * characters + gap(bench.character);
             Ok(Some((on_line, bench.faults.borrow_mut().rtu(body[0], answer))))
         }
     }
+}
+
+/// The quiet time that ends a frame: 3.5 characters, fixed above 19,200 baud, where a character is shorter than 0.5 ms
+/// (Modbus over Serial Line 1.02, section 2.5.1.1).
+fn gap(character: Duration) -> Duration {
+    if character.is_zero() || character >= Duration::from_micros(500) { character * 7 / 2 } else { GAP_FIXED }
 }
 
 /// The devices' end of a pseudo-terminal.

@@ -20,7 +20,7 @@ pub mod session;
 pub mod spec;
 pub mod status;
 pub mod task;
-mod transport;
+pub(crate) mod transport;
 
 #[cfg(test)]
 mod tests;

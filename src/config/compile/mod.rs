@@ -26,6 +26,7 @@ use super::plan::{BusPlan, Plan};
 use super::reader::Table;
 use names::{Names, Topics};
 pub use profile::compile_profile;
+pub(crate) use transport::host_and_port;
 
 /// What came of a configuration: a plan where there is no error, and everything found.
 #[derive(Debug)]

@@ -113,7 +113,7 @@ fn endpoint(table: &Table<'_>, key: &str, default_port: Option<u16>, cx: &Contex
 }
 
 /// `HOST:PORT`, `[IPv6]:PORT`, or without a port where there is a default. The host is without brackets.
-pub(super) fn host_and_port(text: &str, default_port: Option<u16>) -> Option<(String, u16)> {
+pub(crate) fn host_and_port(text: &str, default_port: Option<u16>) -> Option<(String, u16)> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (address, after) = rest.split_once(']')?;

@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep_until, timeout_at};
 
 use crate::clock::Now;
+use crate::modbus::alarm::task::Alarm;
 use crate::modbus::frame::{self, Progress};
 use crate::modbus::pdu::{self, Answer};
 use crate::modbus::schedule::{DRAIN, Failure, Job};
@@ -33,6 +34,8 @@ pub struct Line<S> {
     stream: S,
     framing: Framing,
     timing: Timing,
+    /// Rings when the line has been quiet for long enough.
+    quiet: Alarm,
     /// A frame that pauses for longer has ended.
     pause: Duration,
     /// When the last byte stood on the line, sent or heard.
@@ -46,9 +49,11 @@ pub struct Line<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     /// `pause`: for a TCP converter, which may part a frame as it likes; a serial port needs `None`.
     pub fn new(stream: S, framing: Framing, timing: Timing, pause: Option<Duration>) -> Self {
+        // Of a line behind a network the milliseconds are unknown anyway.
+        let quiet = if pause.is_none() { Alarm::precise() } else { Alarm::coarse() };
         let pause = pause.unwrap_or(PAUSE_SERIAL.max(timing.character() * 10));
         // What the line's other end may still have to say to an earlier master is not for us.
-        Self { stream, framing, timing, pause, last_byte: Now::read().mono, dirty: true, stray: false }
+        Self { stream, framing, timing, quiet, pause, last_byte: Now::read().mono, dirty: true, stray: false }
     }
 
     /// Whether bytes were discarded since this was last asked.
@@ -124,14 +129,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         loop {
             let quiet = if self.dirty { self.timing.quiet().max(DRAIN) } else { self.timing.quiet() };
             let until = self.last_byte + quiet;
-            match timeout_at(until.into(), self.heard(&mut bytes)).await {
-                Err(_) => {
+            tokio::select! {
+                biased;
+                count = self.stream.read(&mut bytes) => {
+                    self.take_heard(count)?;
+                    self.strayed();
+                }
+                () = self.quiet.until(until) => {
                     self.dirty = false;
                     return Ok(true);
-                }
-                Ok(heard) => {
-                    heard?;
-                    self.strayed();
                 }
             }
             if Now::read().mono >= give_up {
@@ -147,7 +153,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 
     async fn heard(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let count = self.stream.read(bytes).await?;
+        let count = self.stream.read(bytes).await;
+        self.take_heard(count)
+    }
+
+    fn take_heard(&mut self, count: io::Result<usize>) -> io::Result<usize> {
+        let count = count?;
         if count == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the other end hung up"));
         }

@@ -1,13 +1,13 @@
 //! Ways to a broker: TCP, TLS, and WebSocket over either. All end up as one stream of bytes.
 
-pub(super) mod task;
+pub(crate) mod task;
 mod ws;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A connection's bytes.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 
-pub(super) type BoxStream = Box<dyn Stream>;
+pub(crate) type BoxStream = Box<dyn Stream>;

@@ -33,7 +33,7 @@ pub(in super::super) struct Opened {
 }
 
 #[derive(Debug, Error)]
-pub(in super::super) enum TransportError {
+pub(crate) enum TransportError {
     #[error("{}: {reason}", .path.display())]
     File { path: PathBuf, reason: String },
     #[error("no certificate authority of the system can be used; name one with `ca`")]
@@ -67,12 +67,28 @@ async fn open(spec: Arc<UplinkSpec>) -> Result<Opened, TransportError> {
     #[allow(clippy::disallowed_methods, reason = "reading files, the system's certificates among them, blocks")]
     let read = tokio::task::spawn_blocking(move || read_files(&wanted)).await;
     let files = read.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-    let UplinkUrl { scheme, host, port, path } = &spec.url;
+    Ok(Opened { stream: reach(&spec.url, files.tls).await?, password: files.password })
+}
+
+/// A connection for a person who looks on: the system's certificate authorities, no certificate of one's own.
+pub(crate) async fn connect_to(url: UplinkUrl) -> Result<BoxStream, TransportError> {
+    let scheme = url.scheme;
+    let open = async {
+        #[allow(clippy::disallowed_methods, reason = "reading the system's certificates blocks")]
+        let read = tokio::task::spawn_blocking(move || tls_of(scheme, None, None)).await;
+        let tls = read.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        reach(&url, tls).await
+    };
+    tokio::time::timeout(CONNECT_TIMEOUT, open).await.map_err(|_| TransportError::Timeout)?
+}
+
+async fn reach(url: &UplinkUrl, tls: Option<Arc<ClientConfig>>) -> Result<BoxStream, TransportError> {
+    let UplinkUrl { scheme, host, port, path } = url;
     let tcp = TcpStream::connect((host.as_str(), *port)).await;
     let tcp = tcp.and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp));
     let tcp = tcp.map_err(|error| TransportError::Connect { host: host.clone(), port: *port, error })?;
     let mut stream: BoxStream = Box::new(tcp);
-    if let Some(tls) = files.tls {
+    if let Some(tls) = tls {
         let name = ServerName::try_from(host.clone()).map_err(|_| TransportError::ServerName(host.clone()))?;
         let secured = TlsConnector::from(tls).connect(name, stream).await;
         stream = Box::new(secured.map_err(|error| TransportError::Handshake { host: host.clone(), error })?);
@@ -80,7 +96,7 @@ async fn open(spec: Arc<UplinkSpec>) -> Result<Opened, TransportError> {
     if matches!(scheme, Scheme::Ws | Scheme::Wss) {
         stream = Box::new(websocket(stream, *scheme, host, *port, path).await?);
     }
-    Ok(Opened { stream, password: files.password })
+    Ok(stream)
 }
 
 async fn websocket(
@@ -105,11 +121,19 @@ async fn websocket(
 
 fn read_files(spec: &UplinkSpec) -> Result<Files, TransportError> {
     let password = spec.password_file.as_deref().map(read_password).transpose()?;
-    let tls = match spec.url.scheme {
-        Scheme::Mqtt | Scheme::Ws => None,
-        Scheme::Mqtts | Scheme::Wss => Some(Arc::new(tls_config(spec)?)),
-    };
+    let tls = tls_of(spec.url.scheme, spec.ca.as_deref(), spec.client_cert.as_ref())?;
     Ok(Files { password, tls })
+}
+
+fn tls_of(
+    scheme: Scheme,
+    ca: Option<&Path>,
+    client_cert: Option<&(PathBuf, PathBuf)>,
+) -> Result<Option<Arc<ClientConfig>>, TransportError> {
+    match scheme {
+        Scheme::Mqtt | Scheme::Ws => Ok(None),
+        Scheme::Mqtts | Scheme::Wss => tls_config(ca, client_cert).map(|config| Some(Arc::new(config))),
+    }
 }
 
 fn read_password(path: &Path) -> Result<Vec<u8>, TransportError> {
@@ -124,12 +148,12 @@ fn read_password(path: &Path) -> Result<Vec<u8>, TransportError> {
 }
 
 /// The provider is named, so that no process-wide default decides.
-fn tls_config(spec: &UplinkSpec) -> Result<ClientConfig, TransportError> {
+fn tls_config(ca: Option<&Path>, client_cert: Option<&(PathBuf, PathBuf)>) -> Result<ClientConfig, TransportError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots(spec.ca.as_deref())?);
-    let Some((cert, key)) = &spec.client_cert else {
+        .with_root_certificates(roots(ca)?);
+    let Some((cert, key)) = client_cert else {
         return Ok(config.with_no_client_auth());
     };
     let chain = certificates(cert)?;
