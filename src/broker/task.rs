@@ -49,6 +49,7 @@ pub enum NetError {
 struct Shared {
     limits: Cell<Limits>,
     to_core: mpsc::Sender<Input>,
+    written: mpsc::Sender<Input>,
     outboxes: RefCell<HashMap<ConnId, Rc<Outbox>>>,
     next: Cell<u64>,
     live: Cell<usize>,
@@ -70,6 +71,35 @@ impl Drop for Listener {
     }
 }
 
+/// What happened on the sockets, for the core. What was written comes before what was read: a core that knows of free room late would
+/// take a reader for a slow one.
+pub struct Events {
+    written: mpsc::Receiver<Input>,
+    others: mpsc::Receiver<Input>,
+}
+
+impl Events {
+    /// `None`: nothing comes any more.
+    pub async fn recv(&mut self) -> Option<Input> {
+        tokio::select! {
+            biased;
+            Some(input) = self.written.recv() => Some(input),
+            input = self.others.recv() => input,
+        }
+    }
+
+    /// # Errors
+    /// Nothing is there now.
+    pub fn try_recv(&mut self) -> Result<Input, mpsc::error::TryRecvError> {
+        self.written.try_recv().or_else(|_| self.others.try_recv())
+    }
+
+    /// Of a gateway without a broker.
+    pub fn none() -> Self {
+        Self { written: mpsc::channel(1).1, others: mpsc::channel(1).1 }
+    }
+}
+
 /// The broker's listeners and connections. Its owner feeds the receiver's events to `Broker::handle`, and the core's outputs to
 /// [`Net::apply`].
 pub struct Net {
@@ -78,18 +108,20 @@ pub struct Net {
 }
 
 impl Net {
-    pub fn new(limits: Limits) -> (Self, mpsc::Receiver<Input>) {
-        let (to_core, events) = mpsc::channel(EVENTS);
+    pub fn new(limits: Limits) -> (Self, Events) {
+        let (to_core, others) = mpsc::channel(EVENTS);
+        let (written_tx, written) = mpsc::channel(EVENTS);
         let shared = Shared {
             limits: Cell::new(limits),
             to_core,
+            written: written_tx,
             outboxes: RefCell::default(),
             next: Cell::new(1),
             live: Cell::new(0),
             verifications: Arc::new(Semaphore::new(VERIFICATIONS)),
             next_accept: Cell::new(None),
         };
-        (Self { shared: Rc::new(shared), listeners: Vec::new() }, events)
+        (Self { shared: Rc::new(shared), listeners: Vec::new() }, Events { written, others })
     }
 
     /// Makes the listeners what `specs` says, at the start and after a reload: same ones stay (their certificates are read again), others
@@ -249,7 +281,8 @@ async fn serve(
     }
     let peer = Peer { address, listener, certificate_user: None };
     let Some(tls) = tls else { return transport_on(shared, stream, peer, transport).await };
-    match tokio::time::timeout(limit, tls.accept(stream)).await {
+    // In boxes, so that a plain connection's task is not as large as the largest.
+    match Box::pin(tokio::time::timeout(limit, tls.accept(stream))).await {
         Ok(Ok(stream)) => {
             let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first().cloned());
             let mut peer = peer;
@@ -260,7 +293,7 @@ async fn serve(
                     return;
                 }
             }
-            transport_on(shared, stream, peer, transport).await;
+            Box::pin(transport_on(shared, stream, peer, transport)).await;
         }
         Ok(Err(error)) => debug!(%address, %error, "TLS handshake failed"),
         Err(_) => debug!(%address, "TLS handshake took too long"),
@@ -291,7 +324,7 @@ async fn transport_on(
                 .read_buffer_size(4096)
                 .write_buffer_size(0);
             let accepted = tokio_tungstenite::accept_hdr_async_with_config(stream, subprotocol, Some(config));
-            match tokio::time::timeout(limits.connect_timeout, accepted).await {
+            match Box::pin(tokio::time::timeout(limits.connect_timeout, accepted)).await {
                 Ok(Ok(stream)) => Ready::Frames(Box::new(stream)),
                 Ok(Err(error)) => return debug!(%address, %error, "WebSocket handshake failed"),
                 Err(_) => return debug!(%address, "WebSocket handshake took too long"),
@@ -303,11 +336,11 @@ async fn transport_on(
     let outbox = Rc::new(Outbox::default());
     shared.outboxes.borrow_mut().insert(conn, outbox.clone());
     let choke_bytes = CHOKE_BYTES.min(limits.max_outbound_bytes);
-    let link = Link { conn, outbox, to_core: shared.to_core.clone(), choke_bytes };
+    let link = Link { conn, outbox, to_core: shared.to_core.clone(), written: shared.written.clone(), choke_bytes };
     if shared.to_core.send(Input::Connected { conn, peer }).await.is_ok() {
         match stream {
             Ready::Stream(stream) => connection::stream(&link, stream).await,
-            Ready::Frames(stream) => connection::websocket(&link, *stream).await,
+            Ready::Frames(stream) => Box::pin(connection::websocket(&link, *stream)).await,
         }
         // After the last bytes it sent; a core that closed it first takes no notice.
         let _ = shared.to_core.send(Input::Closed { conn }).await;

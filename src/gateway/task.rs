@@ -18,7 +18,7 @@ use self::opening::{boot_id, lock_state, open_store, uplink_dest_after, uplink_q
 use super::core::{Core, Output};
 use super::parts::{self, BusTask, UplinkTask};
 use super::snapshot::{self, About, Detail};
-use crate::broker::task::Net;
+use crate::broker::task::{Events, Net};
 use crate::broker::{Broker, Input, Restored};
 use crate::can;
 use crate::clock::Now;
@@ -38,6 +38,8 @@ const UPLINK_EVENTS: usize = 256;
 const QUESTIONS: usize = 8;
 /// Events taken in one turn before what they caused is sent: many small messages then share a write.
 const EVENTS_A_TURN: usize = 256;
+/// Bytes from clients in one turn, about: what they cause must fit into what a connection holds unwritten.
+const BYTES_A_TURN: usize = 128 * 1024;
 /// Messages in one read of a session's queue.
 const LOAD_ROWS: usize = 512;
 /// Status topics, and what of the buses and the store changed.
@@ -98,7 +100,7 @@ struct Senders {
 struct Receivers {
     bus: mpsc::Receiver<BusEvent>,
     uplink: mpsc::Receiver<UplinkEvent>,
-    client: mpsc::Receiver<Input>,
+    client: Events,
     loaded: mpsc::Receiver<Input>,
     question: mpsc::Receiver<status::task::Ask>,
     store: mpsc::Receiver<StoreEvent>,
@@ -115,6 +117,23 @@ enum Event {
     Clock(ClockState),
     Status,
     Timeout,
+}
+
+impl Event {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Client(Input::Bytes { data, .. }) => data.len(),
+            Self::Client(_)
+            | Self::Bus(_)
+            | Self::Uplink(_)
+            | Self::Store(_)
+            | Self::Question(_)
+            | Self::Control(_)
+            | Self::Clock(_)
+            | Self::Status
+            | Self::Timeout => 0,
+        }
+    }
 }
 
 /// Runs the plan until told to stop, or until nobody can tell. `ready` is called once everything was started.
@@ -149,12 +168,19 @@ pub async fn run_on(
         let event = receivers.next(&mut control, &mut tick, gateway.core.next_timeout()).await;
         let Some(event) = event else { break };
         let now = Now::read();
+        let mut bytes = event.bytes();
         gateway.apply(now, event).await;
         for _ in 1..EVENTS_A_TURN {
+            if bytes >= BYTES_A_TURN {
+                break;
+            }
             let Some(event) = receivers.at_once() else { break };
+            bytes += event.bytes();
             gateway.apply(now, event).await;
         }
         gateway.act(now);
+        // The sockets take what was sent before more is read: else whoever reads would look slow.
+        tokio::task::yield_now().await;
     }
     gateway.stop(&mut receivers).await;
     Ok(())
@@ -213,7 +239,7 @@ impl Gateway {
                 let (net, client) = Net::new(broker.limits);
                 (Some(net), client)
             }
-            None => (None, mpsc::channel(1).1),
+            None => (None, Events::none()),
         };
         let (bus_tx, bus) = mpsc::channel(BUS_EVENTS);
         let (uplink_tx, uplink) = mpsc::channel(UPLINK_EVENTS);

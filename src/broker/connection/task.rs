@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::Message as Frame;
 use crate::broker::{ConnId, Input};
 
 /// Read buffers grow from the first to the last while reads fill them: an idle connection costs little, a busy one few calls.
-const READ_BYTES_MIN: usize = 2 * 1024;
+const READ_BYTES_MIN: usize = 512;
 const READ_BYTES_MAX: usize = 64 * 1024;
 /// Written bytes are told to the core in steps of this share of what chokes a connection.
 const WRITTEN_STEP_SHARE: usize = 4;
@@ -77,6 +77,8 @@ pub(crate) struct Link {
     pub(crate) conn: ConnId,
     pub(crate) outbox: Rc<Outbox>,
     pub(crate) to_core: mpsc::Sender<Input>,
+    /// For what was written, ahead of the rest.
+    pub(crate) written: mpsc::Sender<Input>,
     /// What the core holds back at; see [`WRITTEN_STEP_SHARE`].
     pub(crate) choke_bytes: usize,
 }
@@ -95,7 +97,7 @@ impl Link {
         if *untold >= self.choke_bytes / WRITTEN_STEP_SHARE {
             let bytes = std::mem::take(untold);
             // A core that is gone has no use for it.
-            let _ = self.to_core.send(Input::Written { conn: self.conn, bytes }).await;
+            let _ = self.written.send(Input::Written { conn: self.conn, bytes }).await;
         }
     }
 }
