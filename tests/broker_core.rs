@@ -6,6 +6,7 @@
 mod broker_loop;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use broker_loop::{Disk, Loop, MemoryStore, limits};
@@ -14,6 +15,7 @@ use fieldgate::broker::spec::{Access, BrokerSpec, UserSpec};
 use fieldgate::broker::{ConnId, Input, Output, Peer, Reason};
 use fieldgate::clock::Now;
 use fieldgate::hub::topics::filter_matches;
+use fieldgate::message::{Message, Origin, Qos};
 use proptest::prelude::*;
 
 fn spec() -> BrokerSpec {
@@ -395,6 +397,21 @@ fn a_durable_session_that_falls_behind_gets_everything_from_the_store_in_order()
     }
     assert_eq!(numbers, (0..2500).collect::<Vec<_>>());
     assert!(rig.this.store.queues.values().all(BTreeMap::is_empty));
+}
+
+#[test]
+fn a_message_that_a_read_of_the_store_brought_is_not_sent_again_by_its_commit() {
+    let mut rig = Rig::new();
+    let reader = rig.join(&connect4("reader", false));
+    rig.send(reader, &subscribe4(1, "q", 1));
+    rig.take(reader);
+    let message = Arc::new(Message::new("q", &b"1"[..], Qos::AtLeastOnce, false));
+    let route = rig.this.broker.route(rig.now, &message, Origin::Gateway);
+    for _ in 0..2 {
+        rig.this.broker.deliver_stored(rig.now, &route, &message, Some(7));
+    }
+    rig.run();
+    assert_eq!(rig.take(reader).len(), 1);
 }
 
 #[test]

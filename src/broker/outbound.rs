@@ -59,8 +59,11 @@ impl Broker {
         }
         let over = outbound.queue_bytes + message.cost() > bound;
         if let Some(seq) = seq {
-            let ahead = outbound.queued_seq.is_none_or(|queued| seq > queued);
-            if ahead && (outbound.behind || over || outbound.queue.len() >= QUEUED_STORED_MAX) {
+            if outbound.queued_seq.is_some_and(|queued| seq <= queued) {
+                // A read of the store that went past its commit has brought it already.
+                return;
+            }
+            if outbound.behind || over || outbound.queue.len() >= QUEUED_STORED_MAX {
                 outbound.behind = true;
                 outbound.skipped_seq = outbound.skipped_seq.max(Some(seq));
                 return;

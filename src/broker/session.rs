@@ -169,11 +169,13 @@ impl Outbound {
         None
     }
 
-    /// Takes an identifier that the last run had in use.
+    /// Takes an identifier that the last run had in use. Many receivers hand a message on when it is released, so the order is that of
+    /// the messages; identifiers begin anew at 65535.
     pub(crate) fn restore_released(&mut self, id: u16, seq: Option<Seq>) {
         if self.ids.insert(id) {
-            self.in_flight.push_back(InFlight { id, seq, phase: Phase::Released });
-            self.resend.push_back(id);
+            let place = self.in_flight.partition_point(|flight| flight.seq <= seq);
+            self.in_flight.insert(place, InFlight { id, seq, phase: Phase::Released });
+            self.resend.insert(place, id);
         }
     }
 
@@ -274,5 +276,20 @@ impl Replies {
         self.first += self.queue.len() as u64;
         self.queue.clear();
         self.pubacks = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_restart_messages_are_released_in_their_order_though_identifiers_began_anew() {
+        let mut outbound = Outbound::default();
+        for (id, seq) in [(2, 65_536), (3, 65_537), (65_534, 65_533), (65_535, 65_534)] {
+            outbound.restore_released(id, Some(seq));
+        }
+        assert_eq!(outbound.resend, [65_534, 65_535, 2, 3]);
+        assert!(outbound.in_flight.iter().map(|flight| flight.id).eq(outbound.resend.iter().copied()));
     }
 }
