@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn a_meter_s_floats_are_found_in_each_order() {
         for order in ORDERS {
-            let found = guess(&floats(order, &[230.1, 49.98, 5.123, -1.5e3, 0.97]));
+            let found = guess(&floats(order, &[230.1, 49.98, 5.123, -1523.7, 0.97]));
             let wanted: Vec<_> = (0..5).map(|place| (100 + place * 2, DataType::F32, order)).collect();
             assert_eq!(found, wanted, "{order:?}");
         }
