@@ -54,7 +54,7 @@ enum Command {
         file: ConfigFile,
         /// What `candump -l` wrote; `-` for stdin.
         #[arg(value_name = "LOG")]
-        log: PathBuf,
+        recording: PathBuf,
     },
     /// Read a password (prompt or stdin) and print its argon2id hash.
     Passwd,
@@ -87,7 +87,7 @@ fn main() -> ExitCode {
         Command::Check { file, json } => return check_files(&file.path, json),
         Command::Demo { seconds } => demo::task::run(seconds),
         Command::Simulate { file } => return stand_in(&file.path),
-        Command::Replay { file, log } => return replay_log(&file.path, &log),
+        Command::Replay { file, recording } => return replay_log(&file.path, &recording),
         Command::Passwd => hash_password(),
         Command::Schema { which } => print_schema(which),
     };
