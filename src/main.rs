@@ -57,7 +57,7 @@ enum Command {
         file: ConfigFile,
         /// What `candump -l` wrote; `-` for stdin.
         #[arg(value_name = "LOG")]
-        log: PathBuf,
+        recording: PathBuf,
     },
     /// Look for the units on a Modbus bus, or show a range of registers in every type and byte order.
     Probe(ProbeArgs),
@@ -135,7 +135,7 @@ fn main() -> ExitCode {
         Command::Check { file, json } => return check_files(&file.path, json),
         Command::Demo { seconds } => demo::task::run(seconds),
         Command::Simulate { file } => return stand_in(&file.path),
-        Command::Replay { file, log } => return replay_log(&file.path, &log),
+        Command::Replay { file, recording } => return replay_log(&file.path, &recording),
         Command::Probe(asked) => return probe::task::run(probe_of(asked)),
         Command::Watch { url, filter } => watch_broker(url, filter),
         Command::Passwd => hash_password(),
