@@ -2,6 +2,7 @@
 
 import os
 import random
+import socket
 import subprocess
 from pathlib import Path
 
@@ -134,7 +135,7 @@ def test_p7_a_full_disk_refuses_what_must_be_stored_and_stops_nothing_else(
     )
     ends.add(made.close)
     made.start()
-    local, old, live = client(made), client(made, version=V311), client(made)
+    local, old, live = client(made), client(made, version=V311, clean=False), client(made)
     live.subscribe("#", qos=0)
     before = [n for n in range(20) if not local.publish("plant/before", str(n)).is_failure]
     assert len(before) == 20
@@ -159,11 +160,16 @@ def test_p7_a_full_disk_refuses_what_must_be_stored_and_stops_nothing_else(
     live.wait_for("fieldgate/gw/store", lambda m: m.json["state"] == "not_writable", timeout=BACK)
     made.empty()
     live.wait_for("fieldgate/gw/store", lambda m: m.json["state"] == "writable", timeout=BACK)
+    old._paho.socket().shutdown(socket.SHUT_RDWR)
+    until("the cut", lambda: old.disconnected is not None)
+    old.connect()
+    until("the acknowledgement of what 3.1.1 sends again", lambda: old.acknowledged(mid), timeout=BACK)
     assert not local.publish("plant/after", "1", timeout=BACK).is_failure
     cloud.start()
     above = client(cloud)
     above.subscribe("#")
     above.wait_for("plant/after", timeout=BACK)
+    assert above.on("plant/old")
     assert [m.text for m in above.on("plant/before")] == [str(n) for n in before]
 
 
