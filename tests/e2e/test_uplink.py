@@ -1,6 +1,7 @@
 """The uplink, with Mosquitto as the cloud: nothing acknowledged is lost, order is kept, commands come down (P1, P3)."""
 
 import json
+import signal
 import time
 from collections import Counter
 
@@ -44,6 +45,16 @@ def listener_on(client, where, *filters, version=V5):
     made = client(where, version=version)
     made.subscribe(*(filters or ("#",)), qos=2)
     return made
+
+
+def back_and_heard(cloud, started, client):
+    """Starts the cloud again and listens there; the gateway is held still meanwhile, so that nothing is drained unheard."""
+    started.process.signal(signal.SIGSTOP)
+    try:
+        cloud.start()
+        return listener_on(client, cloud)
+    finally:
+        started.process.signal(signal.SIGCONT)
 
 
 def numbers(listener, topic):
@@ -140,8 +151,7 @@ def test_acknowledged_publishes_outlive_kills_of_the_gateway_while_the_cloud_is_
         until("the cut", lambda: local.disconnected is not None)
         acknowledged += [n for mid, n in waiting.items() if local.acknowledged(mid)]
         started.start()
-    cloud.start()
-    above = listener_on(client, cloud)
+    above = back_and_heard(cloud, started, client)
     until(
         "every acknowledged publish",
         lambda: set(numbers(above, "plant/x")) >= set(acknowledged),
@@ -163,8 +173,7 @@ def test_a_duplicate_carries_the_same_boot_and_seq_and_no_two_messages_share_the
         until("some of it", lambda floor=burst * 100: any(n > floor for n in numbers(above, "plant/x")), COMEBACK)
         cloud.kill()
         received += above.on("plant/x")
-        cloud.start()
-        above = listener_on(client, cloud)
+        above = back_and_heard(cloud, started, client)
     local.publish("plant/x", "400")
     above.wait_for("plant/x", lambda m: m.text == "400", timeout=COMEBACK)
     received += above.on("plant/x")
@@ -301,8 +310,7 @@ def test_a_full_queue_drops_the_oldest_counts_it_and_goes_on(gateway, client, mo
     for number in range(300):
         local.publish("plant/x", f"{number:06}" + "x" * 994, wait=number % 20 == 0)
     local.publish("plant/x", "last")
-    cloud.start()
-    above = listener_on(client, cloud)
+    above = back_and_heard(cloud, started, client)
     above.wait_for("plant/x", lambda m: m.text == "last", timeout=COMEBACK)
     kept = [int(m.text[:6]) for m in above.on("plant/x") if m.text != "last"]
     assert kept == sorted(kept)
@@ -317,8 +325,7 @@ def test_newest_first_brings_fresh_values_at_once(gateway, client, mosquitto):
     local = client(started)
     for number in range(200):
         local.publish("plant/old", str(number))
-    cloud.start()
-    above = listener_on(client, cloud)
+    above = back_and_heard(cloud, started, client)
     above.wait_for("plant/old", timeout=COMEBACK)
     local.publish("plant/fresh", "now")
     above.wait_for("plant/fresh", timeout=3)
@@ -333,8 +340,7 @@ def test_the_drain_keeps_to_its_rate(gateway, client, mosquitto):
     for number in range(300):
         local.publish("plant/x", str(number), wait=number % 20 == 0)
     local.publish("plant/x", "300")
-    cloud.start()
-    above = listener_on(client, cloud)
+    above = back_and_heard(cloud, started, client)
     got = above.wait_for_count("plant/x", 301, timeout=COMEBACK)
     took = got[-1].at - got[0].at
     assert 2.0 < took < 6.0, took
