@@ -1,6 +1,6 @@
 //! DBC files made ready to compile into points: names, layouts, multiplexing, value tables, units.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,8 +42,13 @@ pub struct Skipped {
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SkipReason {
-    #[error("identifier {0:#x} has more than 11 bits, and bit 31 does not mark it as extended")]
+    #[error("identifier {0:#x} has more than 29 bits")]
     Identifier(u64),
+    #[error(
+        "identifier {0:#x} has more than 11 bits without bit 31, and another message has the same low 16 bits: \
+         write it as {0} + 2147483648"
+    )]
+    Shared(u64),
     #[error("a message of {0} bytes is no CAN frame and no J1939 message")]
     Length(u64),
     #[error("{0}")]
@@ -226,6 +231,8 @@ impl<'a> Places<'a> {
 /// What stands apart from the messages and signals that it is about, found by them.
 struct Facts<'a> {
     places: Places<'a>,
+    /// What the parser makes of two identifiers or more, which it cuts to 16 bits.
+    shared: HashSet<MessageId>,
     message_names: HashMap<MessageId, &'a str>,
     signal_names: HashMap<(MessageId, &'a str), &'a str>,
     /// `VFrameFormat` as the name of the format.
@@ -262,8 +269,10 @@ impl<'a> Facts<'a> {
         };
         let of_messages =
             |name: &'static str| dbc.attribute_values_message.iter().filter(move |value| value.name == name);
+        let places = Places::of(text);
         Self {
-            places: Places::of(text),
+            shared: shared(dbc, &places),
+            places,
             message_names: of_messages("SystemMessageLongSymbol")
                 .filter_map(|value| Some((value.message_id, text_of(&value.value)?)))
                 .collect(),
@@ -313,6 +322,21 @@ impl<'a> Facts<'a> {
     }
 }
 
+/// Identifiers of which a longer one was cut, and that are not the only ones of their kind.
+fn shared(dbc: &Dbc, places: &Places<'_>) -> HashSet<MessageId> {
+    let mut nth: HashMap<&str, usize> = HashMap::new();
+    let mut seen: HashMap<MessageId, HashSet<u64>> = HashMap::new();
+    for message in &dbc.messages {
+        let count = nth.entry(message.name.as_str()).or_default();
+        let place = places.messages.get(&(message.name.as_str(), *count)).copied().unwrap_or_default();
+        *count += 1;
+        if let (MessageId::Standard(_), Some(raw)) = (message.id, place.id) {
+            seen.entry(message.id).or_default().insert(raw);
+        }
+    }
+    seen.into_iter().filter(|(_, raws)| raws.len() > 1).map(|(id, _)| id).collect()
+}
+
 fn compile(
     message: &can_dbc::Message,
     facts: &Facts<'_>,
@@ -322,9 +346,15 @@ fn compile(
     let raw = place.id.unwrap_or(u64::from(message.id.raw()));
     let id = match message.id {
         MessageId::Extended(id) => CanId::extended(id),
-        MessageId::Standard(_) => u32::try_from(raw).ok().and_then(CanId::standard),
+        // Some tools leave out the bit that marks 29 bits; nothing else can be meant.
+        MessageId::Standard(_) => {
+            u32::try_from(raw).ok().and_then(|raw| CanId::standard(raw).or_else(|| CanId::extended(raw)))
+        }
     }
     .ok_or(SkipReason::Identifier(raw))?;
+    if facts.shared.contains(&message.id) {
+        return Err(SkipReason::Shared(raw));
+    }
     let format = facts.formats.get(&message.id).copied().or(facts.default_format).unwrap_or_default();
     let group = j1939::Header::of(id).filter(|_| format == "J1939PG").map(|header| header.pgn);
     let length =
