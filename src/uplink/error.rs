@@ -1,5 +1,7 @@
 //! Why a connection ends, and what a refusal means.
 
+use std::sync::Arc;
+
 use thiserror::Error;
 
 use super::codec::reason_name;
@@ -23,6 +25,9 @@ pub enum SessionError {
     Silent,
     #[error("{0}")]
     Transport(String),
+    /// Behind a message that the server refused for now, others of its topic were under way: they are to follow it.
+    #[error("the server refused a message for now, topic {0}: what was sent behind it goes again, in order")]
+    Overtaken(Arc<str>),
     #[error("MQTT cannot carry the client id, user name, password, topic or filters: {0}")]
     Unsendable(String),
 }
@@ -39,6 +44,7 @@ impl SessionError {
             | Self::Protocol(_)
             | Self::NoConnack
             | Self::Silent
+            | Self::Overtaken(_)
             | Self::Transport(_) => false,
         }
     }

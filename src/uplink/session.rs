@@ -145,6 +145,11 @@ impl Session {
         self.in_flight.values().filter(|sent| sent.seq.is_some()).count() + self.queued.len() + self.taken.len()
     }
 
+    /// Whether a message of this topic is sent and not settled.
+    pub fn is_under_way(&self, topic: &str) -> bool {
+        self.in_flight.values().any(|sent| sent.seq.is_some() && &*sent.topic == topic)
+    }
+
     /// How many messages may be published now.
     pub fn vacancy(&self) -> usize {
         if self.phase != Phase::Up || self.out.len() >= OUT_BYTES_MAX {

@@ -19,10 +19,7 @@ impl Session {
 
     pub(super) fn received_puback(&mut self, ack: Ack) -> Result<(), SessionError> {
         match self.in_flight.remove(&ack.packet_id) {
-            Some(done) if done.qos == Qos::AtLeastOnce => {
-                self.settle(done, ack);
-                Ok(())
-            }
+            Some(done) if done.qos == Qos::AtLeastOnce => self.settle(done, ack),
             Some(_) => Err(SessionError::Protocol("PUBACK for QoS 2")),
             None => Err(SessionError::Protocol("PUBACK for nothing")),
         }
@@ -35,10 +32,9 @@ impl Session {
                 if ack.code < 0x80 {
                     sent.released = true;
                     encode::ack(encode::Ack::Pubrel, id, &mut self.out);
-                } else if let Some(refused) = self.in_flight.remove(&id) {
-                    self.settle(refused, ack);
+                    return Ok(());
                 }
-                Ok(())
+                self.in_flight.remove(&id).map_or(Ok(()), |refused| self.settle(refused, ack))
             }
             Some(_) | None => Err(SessionError::Protocol("PUBREC for nothing")),
         }
@@ -55,21 +51,26 @@ impl Session {
         }
     }
 
-    pub(super) fn settle(&mut self, sent: InFlight, ack: Ack) {
-        let event = match (sent.seq, ack.code) {
-            (Some(seq), code) if code < 0x80 => SessionEvent::Delivered(seq),
-            (Some(seq), code) => SessionEvent::Refused {
-                seq,
-                topic: sent.topic,
-                reason: described(code, ack.text.as_deref()),
-                will_pass: will_pass(code),
-            },
-            (None, code) if code < 0x80 => return,
+    /// A message refused for now must not be overtaken by later ones of its topic: where some are under way the
+    /// connection ends before they are settled, so that they go again behind it.
+    fn settle(&mut self, sent: InFlight, ack: Ack) -> Result<(), SessionError> {
+        let (seq, code) = match (sent.seq, ack.code) {
+            (seq, code) if code < 0x80 => {
+                self.events.extend(seq.map(SessionEvent::Delivered));
+                return Ok(());
+            }
             (None, code) => {
                 let why = described(code, ack.text.as_deref());
-                SessionEvent::Notice(format!("status topic refused: {why}"))
+                self.events.push_back(SessionEvent::Notice(format!("status topic refused: {why}")));
+                return Ok(());
             }
+            (Some(seq), code) => (seq, code),
         };
-        self.events.push_back(event);
+        let will_pass = will_pass(code);
+        let overtaken =
+            will_pass && self.in_flight.values().any(|other| other.seq > Some(seq) && other.topic == sent.topic);
+        let (topic, reason) = (Arc::clone(&sent.topic), described(code, ack.text.as_deref()));
+        self.events.push_back(SessionEvent::Refused { seq, topic, reason, will_pass });
+        if overtaken { Err(SessionError::Overtaken(sent.topic)) } else { Ok(()) }
     }
 }
