@@ -25,8 +25,8 @@ pub enum SessionError {
     Silent,
     #[error("{0}")]
     Transport(String),
-    /// Behind a message that the server refused for now, others of its topic were under way: they are to follow it.
-    #[error("the server refused a message for now, topic {0}: what was sent behind it goes again, in order")]
+    /// The server refused a message for now and took a later one of its topic.
+    #[error("the server refused a message for now and took a later one, topic {0}: both go again, in order")]
     Overtaken(Arc<str>),
     #[error("MQTT cannot carry the client id, user name, password, topic or filters: {0}")]
     Unsendable(String),

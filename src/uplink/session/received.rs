@@ -30,6 +30,9 @@ impl Session {
         match self.in_flight.get_mut(&id) {
             Some(sent) if sent.qos == Qos::ExactlyOnce => {
                 if ack.code < 0x80 {
+                    if self.deferred.get(&sent.topic).is_some_and(|refused| sent.seq > Some(*refused)) {
+                        return Err(SessionError::Overtaken(Arc::clone(&sent.topic)));
+                    }
                     sent.released = true;
                     encode::ack(encode::Ack::Pubrel, id, &mut self.out);
                     return Ok(());
@@ -51,26 +54,30 @@ impl Session {
         }
     }
 
-    /// A message refused for now must not be overtaken by later ones of its topic: where some are under way the
-    /// connection ends before they are settled, so that they go again behind it.
+    /// A message refused for now must not be overtaken by later ones of its topic: where the server takes one of those, the
+    /// connection ends before that is settled, so that they go again behind it.
     fn settle(&mut self, sent: InFlight, ack: Ack) -> Result<(), SessionError> {
-        let (seq, code) = match (sent.seq, ack.code) {
-            (seq, code) if code < 0x80 => {
-                self.events.extend(seq.map(SessionEvent::Delivered));
-                return Ok(());
+        let InFlight { seq, topic, .. } = sent;
+        match (seq, ack.code) {
+            (Some(seq), code) if code < 0x80 => {
+                if self.deferred.get(&topic).is_some_and(|refused| seq > *refused) {
+                    return Err(SessionError::Overtaken(topic));
+                }
+                self.events.push_back(SessionEvent::Delivered(seq));
+            }
+            (None, code) if code < 0x80 => {}
+            (Some(seq), code) => {
+                let (reason, will_pass) = (described(code, ack.text.as_deref()), will_pass(code));
+                if will_pass {
+                    self.deferred.entry(Arc::clone(&topic)).or_insert(seq);
+                }
+                self.events.push_back(SessionEvent::Refused { seq, topic, reason, will_pass });
             }
             (None, code) => {
                 let why = described(code, ack.text.as_deref());
                 self.events.push_back(SessionEvent::Notice(format!("status topic refused: {why}")));
-                return Ok(());
             }
-            (Some(seq), code) => (seq, code),
-        };
-        let will_pass = will_pass(code);
-        let overtaken =
-            will_pass && self.in_flight.values().any(|other| other.seq > Some(seq) && other.topic == sent.topic);
-        let (topic, reason) = (Arc::clone(&sent.topic), described(code, ack.text.as_deref()));
-        self.events.push_back(SessionEvent::Refused { seq, topic, reason, will_pass });
-        if overtaken { Err(SessionError::Overtaken(sent.topic)) } else { Ok(()) }
+        }
+        Ok(())
     }
 }
