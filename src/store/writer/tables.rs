@@ -3,14 +3,13 @@
 //! `segment` holds the messages of (at most) one commit in one row; `place` says for each destination which of
 //! them it still has to receive. A segment goes with its last place.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::super::encode;
 use super::super::seqset::SeqSet;
 use super::super::{DestId, QueueSpec, Seq, Space, WhenFull};
+use super::transaction::Queue;
 use crate::clock::UnixMs;
 
 pub(super) const SCHEMA_VERSION: i64 = 2;
@@ -157,14 +156,15 @@ pub(super) fn remove_destination(conn: &Connection, dest: DestId) -> Result<()> 
     conn.prepare_cached("DELETE FROM destination WHERE id = ?1")?.execute([dest.0]).map(drop)
 }
 
-/// Every destination, its bounds, and how many messages they cost it so far.
-pub(super) fn destinations(conn: &Connection) -> Result<Vec<(DestId, Arc<str>, QueueSpec, u64)>> {
+/// Every destination, with its bounds and what they cost it so far; the sums of its places are not in it.
+pub(super) fn destinations(conn: &Connection) -> Result<Vec<(DestId, Queue)>> {
     conn.prepare("SELECT id, name, max_bytes, max_age_secs, drop_newest, dropped FROM destination ORDER BY id")?
         .query_map([], |row| {
             let max_age_secs = row.get::<_, Option<i64>>(3)?.map(|secs| u64::try_from(secs).unwrap_or(0));
             let when_full = if row.get(4)? { WhenFull::DropNewest } else { WhenFull::DropOldest };
-            let queue = QueueSpec { max_bytes: natural(row, 2)?, max_age_secs, when_full };
-            Ok((DestId(row.get(0)?), row.get::<_, String>(1)?.into(), queue, natural(row, 5)?))
+            let spec = QueueSpec { max_bytes: natural(row, 2)?, max_age_secs, when_full };
+            let name = row.get::<_, String>(1)?.into();
+            Ok((DestId(row.get(0)?), Queue { name, spec, messages: 0, bytes: 0, dropped: natural(row, 5)? }))
         })?
         .collect()
 }
