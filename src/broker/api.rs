@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::packet::Reason;
-use crate::message::{Message, Origin};
+use crate::message::{Delivery, Message, Origin};
 use crate::store::{DestId, Op, Seq, Space, Stored};
 
 /// A connection, numbered by whoever accepts; never used twice in one run.
@@ -90,6 +90,11 @@ pub enum Output {
         conn: ConnId,
         reason: Reason,
     },
+    /// Read on from this connection, or read no more until told to: a subscriber of its messages is to catch up first.
+    Read {
+        conn: ConnId,
+        on: bool,
+    },
     /// Answer with [`Input::PasswordChecked`].
     CheckPassword {
         conn: ConnId,
@@ -101,8 +106,8 @@ pub enum Output {
     Publish {
         message: Arc<Message>,
         origin: Origin,
-        client: Arc<str>,
-        dup: bool,
+        /// None of a QoS 0 publish or a will.
+        delivery: Option<Delivery>,
         ack: Option<AckToken>,
     },
     /// For the store, in this order among themselves and among the `Append`s that follow `Publish`.
@@ -151,6 +156,8 @@ pub struct Counters {
     pub subscribe_denied: u64,
     /// Connections closed because the client did not read.
     pub slow_disconnects: u64,
+    /// Times that publishers were not read until a subscriber had caught up.
+    pub holds: u64,
     pub protocol_errors: u64,
     pub passwords_wrong: u64,
     /// Stored rows that did not read at the start.

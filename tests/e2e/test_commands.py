@@ -10,6 +10,7 @@ import pytest
 from support.modbus import Unit
 from support.mqtt import V5, V311, mosquitto_pub, publish_properties
 from support.plant import device
+from support.raw import RawClient
 from support.wait import until
 
 POINTS = [
@@ -111,6 +112,22 @@ def test_functions_15_and_16_are_used_where_the_mapping_asks_for_them(gateway, c
     plant.send("coil", "true")
     assert plant.result("coil")["status"] == "done"
     assert [w.function for w in plant.server.writes()] == [16, 15]
+
+
+def test_an_equal_value_is_not_written_again_but_a_device_that_has_changed_meanwhile_is_set(
+    gateway, client, modbus_server
+):
+    points = ['name = "speed"\nholding = 0\ntype = "u16"\ninterval_ms = 600000\nwrite = { min = 0, max = 900 }']
+    plant = Plant(gateway, client, modbus_server, points)
+    for number in range(3):
+        plant.send("speed", {"value": 0, "id": f"same-{number}"})
+        assert plant.result("speed", f"same-{number}")["status"] == "done"
+    assert plant.server.writes() == []
+    plant.unit.holding[0] = 77
+    plant.send("speed", {"value": 0, "id": "changed"})
+    assert plant.result("speed", "changed")["status"] == "done"
+    assert plant.unit.holding[0] == 0
+    assert len(plant.server.writes()) == 1
 
 
 def test_a_name_of_the_map_is_taken_for_its_number(plant):
@@ -300,3 +317,37 @@ def test_commands_overtake_the_polls_of_a_busy_line(gateway, client, modbus_serv
         listener.wait_for("gw/dev/x/set/result", lambda m, wanted=f"q{number}": m.json["id"] == wanted)
         took.append(time.monotonic() - begun)
     assert sorted(took)[5] < 0.2, took
+
+
+def test_commands_that_a_client_sends_again_after_a_cut_act_once(plant):
+    before = RawClient(plant.gateway.port, "scada")
+    before.publish(SPEED, "42", 1)
+    before.publish(SPEED, "43", 2)
+    plant.mqtt.wait_for_count("gw/dev/speed/set/result", 2)
+    before.close()
+    after = RawClient(plant.gateway.port, "scada")
+    after.publish(SPEED, "42", 1, dup=True)
+    after.publish(SPEED, "43", 2, dup=True)
+    after.publish(SPEED, "44", 3, dup=True)
+    plant.mqtt.wait_for_count("gw/dev/speed/set/result", 5)
+    assert [write.values for write in plant.server.writes()] == [(42,), (43,), (44,)]
+    assert {result["status"] for result in plant.results("speed")} == {"done"}
+
+
+def test_a_command_that_is_sent_again_after_a_crash_is_expired_as_it_may_have_acted(plant, client):
+    before = RawClient(plant.gateway.port, "scada")
+    before.publish(SPEED, "42", 1)
+    plant.result("speed")
+    plant.gateway.kill()
+    before.close()
+    plant.gateway.start()
+    watcher = client(plant.gateway)
+    watcher.subscribe("gw/dev/speed/set/result")
+    after = RawClient(plant.gateway.port, "scada")
+    after.publish(SPEED, "42", 1, dup=True)
+    result = watcher.wait_for("gw/dev/speed/set/result").json
+    assert result["status"] == "expired"
+    assert "send it anew" in result["error"]
+    after.publish(SPEED, "43", 2)
+    watcher.wait_for("gw/dev/speed/set/result", lambda m: m.json["status"] == "done")
+    assert [write.values for write in plant.server.writes()] == [(42,), (43,)]

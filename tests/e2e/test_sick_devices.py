@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from support.plant import device, running, value_of
-from support.raw import CLOSE, RawDevice
+from support.raw_modbus import CLOSE, RawDevice
 from support.wait import until
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 
 import pytest
 from support.plant import device
-from support.raw import RawDevice, crc
+from support.raw_modbus import RawDevice, crc
 from support.wait import until
 
 FAULTS = ["late", "short", "long", "foreign", "function", "corrupt", "doubled", "interleaved", "silent", "busy"]
