@@ -125,6 +125,11 @@ fn buses(text: &mut Text, snapshot: &Snapshot) {
     family("discarded_total", "counter", "Answers late, short, foreign or corrupted.", &|s| {
         Some(float(s.counters.discarded))
     });
+    family("can_frames_total", "counter", "CAN frames read.", &|s| Some(float(s.can?.frames)));
+    family("can_dropped_total", "counter", "CAN frames lost before they were read.", &|s| Some(float(s.can?.dropped)));
+    family("can_bus_off_total", "counter", "How often the CAN controller went bus-off.", &|s| {
+        Some(float(s.can?.bus_offs))
+    });
     family("writes_total", "counter", "Commands written.", &|s| Some(float(s.counters.writes)));
 }
 
@@ -150,6 +155,8 @@ fn uplinks(text: &mut Text, snapshot: &Snapshot) {
     family("queue_bytes", "gauge", "Bytes that wait on disk.", &|u| float(u.bytes));
     family("delivered_total", "counter", "Acknowledged upstream.", &|u| float(u.delivered));
     family("refused_total", "counter", "Refused upstream.", &|u| float(u.refused));
+    family("deferred_total", "counter", "Times that upstream asked to wait.", &|u| float(u.deferred));
+    family("expired_total", "counter", "Expired before they could be sent.", &|u| float(u.expired));
     family("dropped_total", "counter", "Dropped by the queue's bounds.", &|u| float(u.dropped));
 }
 
