@@ -151,7 +151,7 @@ mod tests {
     }
 
     fn started(plan: Arc<BusPlan>, events: mpsc::Sender<BusEvent>) -> BusTask {
-        start_bus(Now::read(), plan, BusId(1), events, Rc::new(|_| Err(Errno::ENODEV.into())), None)
+        start_bus(Now::read(), plan, None, BusId(1), events, Rc::new(|_| Err(Errno::ENODEV.into())), None)
     }
 
     #[tokio::test(start_paused = true)]

@@ -50,7 +50,8 @@ pub async fn run(spec: BusSpec, bus: BusId, events: Sender<BusEvent>, commands: 
     run_watched(spec, None, bus, events, commands, Pulse::new(Now::read())).await;
 }
 
-/// As [`run`]; `kept` is what [`BusEvent::Learnt`] told last of a bus of this name, and `pulse` is late where it hangs, on a gateway that takes no events or in itself.
+/// As [`run`]; `kept` is what [`BusEvent::Learnt`] told last of a bus of this name, and `pulse` is late where it hangs, on
+/// a gateway that takes no events or in itself.
 pub async fn run_watched(
     spec: BusSpec,
     kept: Option<Bytes>,
