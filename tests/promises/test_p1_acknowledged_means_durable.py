@@ -6,7 +6,7 @@ import time
 from contextlib import closing
 
 import pytest
-from kit.checker import check, missing
+from kit.checker import Watch, check
 from kit.publisher import Lane
 from support.gateway import OPEN_BROKER
 from support.mqtt import V5, V311
@@ -40,15 +40,12 @@ def quiet(cloud):
 
 def wait_for_everything(publishers, listener, patience=60):
     """As long as more arrives, and `patience` seconds beyond."""
+    watch = Watch([lane for publisher in publishers for lane in publisher.lanes], listener)
     left, since = None, time.monotonic()
-    while True:
-        messages = listener.all()
-        now = sum(len(missing(lane, messages)) for publisher in publishers for lane in publisher.lanes)
-        if not now:
-            return
+    while now := watch.left():
         if now != left:
             left, since = now, time.monotonic()
-        assert time.monotonic() - since < patience, f"{now} acknowledged did not arrive, {len(messages)} did; connected: {listener.connected}"
+        assert time.monotonic() - since < patience, f"{now} acknowledged did not arrive; connected: {listener.connected}"
         time.sleep(0.5)
 
 
