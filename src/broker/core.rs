@@ -54,6 +54,8 @@ pub(crate) struct Conn {
     /// What the client takes: largest packet, QoS 1 and 2 messages under way.
     pub(crate) max_packet_bytes: usize,
     pub(crate) window: usize,
+    /// It took up a session that was there.
+    pub(crate) resumed: bool,
 }
 
 pub(crate) enum State {
@@ -263,6 +265,7 @@ impl Broker {
             own_aliases: Aliases::default(),
             max_packet_bytes: usize::MAX,
             window: 1,
+            resumed: false,
         };
         self.conns.insert(conn, state);
     }

@@ -107,3 +107,17 @@ proptest! {
         prop_assert!(left.is_empty(), "{:?}", left);
     }
 }
+
+#[test]
+fn a_second_pubrel_is_a_mismatch_but_after_a_reconnect_the_rest_of_the_first() {
+    let mut rig = Rig::new();
+    let conn = rig.join(&connect5("pub", true, &WEEK));
+    rig.send(conn, &publish5("q", b"1", 2, 5, &[]));
+    rig.send(conn, &ack(0x62, 5));
+    rig.send(conn, &ack(0x62, 5));
+    assert_eq!(rig.take(conn), [ack(0x50, 5), ack(0x70, 5), vec![0x70, 3, 0, 5, 0x92]]);
+    rig.cut(conn);
+    let conn = rig.join(&connect5("pub", false, &WEEK));
+    rig.send(conn, &ack(0x62, 5));
+    assert_eq!(rig.take(conn), [ack(0x70, 5)]);
+}
