@@ -90,7 +90,9 @@ impl<'e> Context<'e> {
             Ok(text) => document::parse(&file, &text, &self.report),
             Err(error) => {
                 let found = format!("the file cannot be read: {error}");
-                self.report.error(&Place::start_of(&file), found, "correct its path or its permissions");
+                let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+                let advice = if denied { "run this with sudo, or correct its permissions" } else { "correct its path" };
+                self.report.error(&Place::start_of(&file), found, advice);
                 None
             }
         };

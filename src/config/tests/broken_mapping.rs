@@ -174,7 +174,11 @@ fn a_point_that_is_wrong_is_named_with_its_place() {
             ("holding = 1\norder = 'cdab'", &["9:9: warning: `order = \"cdab\"` swaps words"]),
             ("coil = 1\nscale = 2", &["9:1: error: `scale` belongs to numbers, and this point is a bool"]),
             ("holding = 1\nreport = 'change'\ndeadband = '2'", &["10:12: error: `deadband` cannot be read"]),
-            ("holding = 1\ndeadband = 2", &["9:1: warning: `deadband` has no effect: every poll is published"]),
+            ("holding = 1\ndeadband = 2", &[]),
+            (
+                "holding = 1\nheartbeat_ms = 2000",
+                &["9:1: warning: `heartbeat_ms` has no effect: every poll is published"],
+            ),
             ("coil = 1\nreport = 'change'\ndeadband = 2", &["10:1: error: `deadband` belongs to numbers"]),
             ("holding = 1\nqos = 3", &["9:7: error: `qos` is 3; expected an integer from 0 to 2"]),
             (

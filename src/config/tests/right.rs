@@ -60,6 +60,17 @@ fn every_shipped_profile_is_built_in_and_compiles_with_its_tests() {
 }
 
 #[test]
+fn without_mappings_the_example_beside_is_named() {
+    let outcome = Memory::default().with("gw.toml", "").with("mappings/boiler.toml.example", "").compile();
+    let said = lines(&outcome).concat();
+    assert!(
+        said.ends_with("cp /here/mappings/boiler.toml.example /here/mappings/boiler.toml, and edit it")
+            || said.ends_with("cp mappings/boiler.toml.example mappings/boiler.toml, and edit it"),
+        "{said}"
+    );
+}
+
+#[test]
 fn an_empty_gateway_file_is_every_default() {
     let outcome = Memory::default().with("gw.toml", "").compile();
     assert_eq!(
@@ -309,7 +320,7 @@ fn a_test_s_registers_and_expectation_are_taken_as_written() {
         format!("mappings/m.toml:{}:1", 1 + MAPPING[..MAPPING.find("[[test]]").unwrap()].matches('\n').count())
     );
     assert_eq!(case.expect[0].topic, "plant/pi-1/rs485/meter-1/setpoint");
-    assert_eq!(case.expect[0].value, "on");
+    assert_eq!(case.expect[0].reading, Ok("on".into()));
     let plan::Given::Registers { device, table, address, words } = &case.given else { panic!("{case:?}") };
     assert_eq!((*device, *table, *address, words.as_slice()), (0, Table::Holding, 100, [0x10].as_slice()));
 }
