@@ -1,6 +1,6 @@
 //! The broker on loopback by rumqttc, 3.1.1 and 5.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::wildcard_enum_match_arm, reason = "a test")]
 
 #[path = "support/broker_loop.rs"]
 mod broker_loop;
