@@ -21,7 +21,7 @@ use super::parts::{BusTask, UplinkTask};
 use super::snapshot::{self, About, Detail};
 use super::watchdog::Watchdog;
 use crate::broker::task::{Events, Net};
-use crate::broker::{Broker, Input, Restored};
+use crate::broker::{Broker, Input, Read, Restored};
 use crate::can;
 use crate::clock::Now;
 use crate::clocksync::{self, ClockState};
@@ -33,7 +33,7 @@ use crate::sample::BusId;
 use crate::status;
 use crate::status::snapshot::Snapshot;
 use crate::status::topics::StatusTopics;
-use crate::store::{DestId, Opened, Order, StoreEvent, StoreHandle};
+use crate::store::{DestId, Opened, Order, Space, StoreEvent, StoreHandle};
 use crate::uplink::status::{UplinkControl, UplinkEvent};
 
 const BUS_EVENTS: usize = 256;
@@ -255,12 +255,14 @@ impl Gateway {
         spawn(clocksync::task::run(clock_tx));
 
         let Opened { handle, pulse, events, next_seq, next_dest, destinations, kept, .. } = opened;
+        let learnt = kept.get(&Space::Learnt).cloned().unwrap_or_default();
         let rows =
             kept.into_iter().flat_map(|(space, rows)| rows.into_iter().map(move |(key, value)| (space, key, value)));
         let restored = Restored { rows: rows.collect() };
         let id = plan.gateway.id.clone();
         let broker = plan.broker.clone().map(|spec| Broker::new(now, &id, spec, restored));
-        let core = Core::new(boot, ClockState::Unsynced, next_seq, plan.store.commit_window, broker);
+        let mut core = Core::new(boot, ClockState::Unsynced, next_seq, plan.store.commit_window, broker);
+        core.restore_learnt(&learnt);
         let mut gateway = Self {
             core,
             about: About { gateway: id.clone(), started: now, ready: false },
@@ -369,7 +371,7 @@ impl Gateway {
                         warn!("the store's thread has ended: nothing more is stored");
                     }
                 }
-                Output::Load { dest, after, max_bytes } => self.load(dest, after, max_bytes),
+                Output::Load { dest, read, max_bytes } => self.load(dest, read, max_bytes),
                 Output::Command { bus, command } => {
                     let refused = match self.buses.get(&bus) {
                         Some(task) => task.commands.try_send(command.clone()).is_err(),
@@ -389,13 +391,13 @@ impl Gateway {
         }
     }
 
-    fn load(&self, dest: DestId, after: Option<crate::store::Seq>, max_bytes: usize) {
+    fn load(&self, dest: DestId, read: Read, max_bytes: usize) {
         let (store, loaded) = (self.store.clone(), self.loaded.clone());
         spawn(async move {
-            let rows = store.read(dest, after, LOAD_ROWS, max_bytes, Order::Oldest).await;
+            let rows = store.read(dest, read.after, LOAD_ROWS, max_bytes, Order::Oldest).await;
             let more = !rows.is_empty();
             // The loop may have ended.
-            let _ = loaded.send(Input::Loaded { dest, after, rows, more }).await;
+            let _ = loaded.send(Input::Loaded { dest, read, rows, more }).await;
         });
     }
 }
