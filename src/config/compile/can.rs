@@ -28,6 +28,7 @@ struct Bus<'b> {
     /// `None`: none was named, or it was wrong, and reported.
     dbc: Option<Database>,
     has_dbc: bool,
+    fd: bool,
     points: Vec<CanPoint>,
     rules: Vec<PointRule>,
 }
@@ -50,6 +51,7 @@ pub(super) fn bus(table: &Table<'_>, file: &Path, cx: &Context<'_>) -> Option<Bu
         topic: topic_template(table, name.unwrap_or_default(), cx),
         dbc: database(table, file, cx),
         has_dbc: table.has("dbc"),
+        fd: table.flag("fd"),
         points: Vec::new(),
         rules: Vec::new(),
     };
@@ -66,7 +68,7 @@ pub(super) fn bus(table: &Table<'_>, file: &Path, cx: &Context<'_>) -> Option<Bu
         cx.incomplete.set(true);
     }
     let interface = table.text("interface")?.to_owned();
-    let spec = BusSpec { name: name?.into(), interface, fd: table.flag("fd"), points: bus.points };
+    let spec = BusSpec { name: name?.into(), interface, fd: bus.fd, points: bus.points };
     Some(BusPlan { driver: DriverSpec::Can(spec), rules: bus.rules })
 }
 
@@ -152,6 +154,10 @@ fn heard(table: &Table<'_>, bus: &mut Bus<'_>, cx: &Context<'_>) {
         }
         let Some((message, signals)) = from_dbc(table, bus, cx) else { return };
         let several = table.text("signal") == Some("*");
+        if several && table.has("name") {
+            let found = "`name` stands at `signal = \"*\"`, whose points have the names of the message's signals";
+            cx.report.error(table.key_place("name"), found, "remove it, or write one table a signal");
+        }
         let found: Vec<_> = signals
             .into_iter()
             .map(|signal| (signal.clone(), message.heard(signal, table.integer("source").and_then(source))))
@@ -164,6 +170,16 @@ fn heard(table: &Table<'_>, bus: &mut Bus<'_>, cx: &Context<'_>) {
         return;
     }
     let (Some(layout), Some(from)) = (layout(table, cx), frame_match(table, cx)) else { return };
+    let longest = if bus.fd { 64 } else { 8 };
+    if matches!(from, FrameMatch::Id(_)) && layout.bytes_needed() > longest {
+        let found = format!("the signal ends in byte {}, and a frame has {longest}", layout.bytes_needed());
+        let help = if bus.fd {
+            "correct `start_bit` or `length`"
+        } else {
+            "correct `start_bit` or `length`, or write `fd = true` at the bus"
+        };
+        cx.report.error(table.place("start_bit"), found, help);
+    }
     let Some(name) = own_name(table, cx) else { return };
     let meaning = Meaning { name, kind: kind(layout), dbc: None };
     add(table, bus, &meaning, Source::Signal(SignalSpec { from, layout, when: Vec::new() }), None, cx);
@@ -240,12 +256,14 @@ fn kind(layout: Layout) -> Kind {
 fn asked(table: &Table<'_>, bus: &mut Bus<'_>, cx: &Context<'_>) {
     check_report(table, cx);
     let request = table.text("request").and_then(|text| {
-        let bytes: Option<Vec<u8>> = text.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+        let is_pair = |pair: &str| pair.len() == 2 && pair.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let byte = |pair: &str| is_pair(pair).then(|| u8::from_str_radix(pair, 16).ok()).flatten();
+        let bytes: Option<Vec<u8>> = text.split_whitespace().map(byte).collect();
         let bytes = bytes.filter(|bytes| (1..=4095).contains(&bytes.len()));
         if bytes.is_none() {
             cx.report.error(
                 table.place("request"),
-                "`request` is no list of hexadecimal bytes",
+                "`request` is no list of hexadecimal bytes, two digits each",
                 "write, say, `request = \"01 0D\"`",
             );
         }

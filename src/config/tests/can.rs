@@ -154,6 +154,11 @@ fn what_is_wrong_is_said_where_it_stands() {
             "9:10: error: no such signal: a float has 32 or 64",
         ),
         ("name = 's'\nid = 1\nlength = 16", "5:1: error: `start_bit` is missing"),
+        (
+            "name = 's'\nid = 1\nstart_bit = 60\nlength = 16",
+            "8:13: error: the signal ends in byte 10, and a frame has 8; correct `start_bit`",
+        ),
+        ("name = 's'\nmessage = 'VehicleSpeed'\nsignal = '*'", "6:1: error: `name` stands at `signal = \"*\"`"),
         ("name = 's'\npgn = 59905\nstart_bit = 0\nlength = 8", "7:7: error: parameter group 59905 names a destination"),
     ];
     for (rest, expected) in cases {
@@ -164,4 +169,30 @@ fn what_is_wrong_is_said_where_it_stands() {
     }
     let missing = files("", &format!("{WITH_DBC}[[can.signal]]\nmessage = 'A'\nsignal = 'B'\n")).compile();
     assert_lines(&missing, &["mappings/m.toml:4:7: error: `dbc` names /here/mappings/v.dbc: it cannot be read"]);
+}
+
+#[test]
+fn the_bytes_of_a_request_have_two_digits_each() {
+    for request in ["01 0", "010D", "0x01", "+1", ""] {
+        let table = format!(
+            "[[can.request]]\nname = 'r'\nsend = 1\nreceive = 2\nrequest = '{request}'\nanswer = {{ offset = 2, type = 'u8' }}\n"
+        );
+        let found = files("", &format!("{CAN}{table}")).compile();
+        assert_lines(
+            &found,
+            &["mappings/m.toml:8:11: error: `request` is no list of hexadecimal bytes, two digits each"],
+        );
+    }
+}
+
+#[test]
+fn a_test_that_brings_what_its_bus_does_not_speak_is_a_mistake() {
+    let signal = "[[can.signal]]\nname = 's'\nid = 1\nstart_bit = 0\nlength = 8\n";
+    let frame =
+        "[[test]]\nname = 't'\nbus = 'b'\nframe = '001#05'\nexpect = [{ topic = '{gateway}/v/s', value = 5 }]\n";
+    let on_modbus = files("", &format!("{POINT}holding = 0\n{CAN}{signal}{frame}")).compile();
+    assert_lines(&on_modbus, &["mappings/m.toml:20:1: error: `frame` stands at a test of `b`, which is a Modbus bus"]);
+    let registers = "[[test]]\nname = 't'\nbus = 'v'\nregisters = { device = 'v', holding = 0, words = [1] }\nexpect = [{ topic = '{gateway}/v/s', value = 5 }]\n";
+    let on_can = files("", &format!("{CAN}{signal}{registers}")).compile();
+    assert_lines(&on_can, &["mappings/m.toml:12:1: error: `registers` stands at a test of `v`, which is a CAN bus"]);
 }

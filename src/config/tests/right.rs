@@ -186,9 +186,17 @@ expect = [{ topic = "plant/{gateway}/rs485/meter-1/setpoint", value = "on" }]
 "#;
 
 fn of_the_design() -> Memory {
-    ["server.pem", "server.key", "ca.pem", "cloud.password", "pi.pem", "pi.key"]
-        .iter()
-        .fold(files(GATEWAY, MAPPING), |files, name| files.with(name, "-"))
+    ["server.pem", "server.key", "ca.pem", "cloud.password", "pi.pem", "pi.key"].iter().fold(
+        files(GATEWAY, MAPPING),
+        |files, name| {
+            let text = match name.rsplit_once('.') {
+                Some((_, "pem")) => TEST_CERTIFICATE,
+                Some((_, "key")) => TEST_KEY,
+                _ => "-",
+            };
+            files.with(name, text)
+        },
+    )
 }
 
 #[test]
