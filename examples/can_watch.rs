@@ -85,7 +85,7 @@ async fn watch(spec: BusSpec) -> Result<()> {
                 let expires = Now::read().mono + Duration::from_secs(2);
                 let point = PointId { bus: BUS, index };
                 let raw = Value::Uint(raw.parse()?);
-                commands.send(Command { id: CommandId(number), point, raw, expires, readback: false }).await?;
+                commands.send(Command { id: CommandId(number), point, raw, expires, readback: false, unless_equal: false }).await?;
             }
         }
     }

@@ -19,6 +19,8 @@ pub struct Command {
     pub expires: Instant,
     /// Read the point again after the write and tell the value.
     pub readback: bool,
+    /// The device is believed to hold the value: a driver that can read it looks first, and writes only where it holds another.
+    pub unless_equal: bool,
 }
 
 /// What became of a command. Every command gets exactly one.
@@ -28,10 +30,10 @@ pub struct Outcome {
     pub result: Result<Done, NotDone>,
 }
 
-/// The device acknowledged the write.
+/// The device acknowledged the write, or was seen to hold the value already.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Done {
-    /// The value read after the write, as the wire has it, where that was asked for and worked.
+    /// The value read after the write, or instead of it, as the wire has it, where that was asked for and worked.
     pub readback: Option<Value>,
 }
 

@@ -90,6 +90,11 @@ pub enum Output {
         conn: ConnId,
         reason: Reason,
     },
+    /// Read on from this connection, or read no more until told to: a subscriber of its messages is to catch up first.
+    Read {
+        conn: ConnId,
+        on: bool,
+    },
     /// Answer with [`Input::PasswordChecked`].
     CheckPassword {
         conn: ConnId,
@@ -151,6 +156,8 @@ pub struct Counters {
     pub subscribe_denied: u64,
     /// Connections closed because the client did not read.
     pub slow_disconnects: u64,
+    /// Times that publishers were not read until a subscriber had caught up.
+    pub holds: u64,
     pub protocol_errors: u64,
     pub passwords_wrong: u64,
     /// Stored rows that did not read at the start.

@@ -14,6 +14,7 @@ use super::encode::{self, OutBuffer};
 use super::guard::Guard;
 use super::login::Login;
 use super::packet::{Packet, Reason, Version};
+use super::pressure::Ledger;
 use super::retained::Retained;
 use super::routing::Subscribers;
 use super::session::Session;
@@ -25,12 +26,19 @@ use crate::store::{DestId, Op};
 pub(crate) const TOPIC_ALIAS_MAX: u16 = 16;
 /// A connection that has this many bytes unwritten gets no more messages until the socket took some.
 pub(crate) const CHOKE_BYTES: usize = 256 * 1024;
+/// Answers beyond that for a client that writes and never reads.
+const UNREAD_ANSWERS_MAX: usize = 1 << 20;
 
 pub(crate) struct Conn {
     pub(crate) peer: Peer,
     pub(crate) state: State,
     pub(crate) version: Version,
+    /// What came and is not taken yet: the beginning of a packet, or all that waits while the connection is held.
     pub(crate) input: BytesMut,
+    /// Sessions that are to catch up before more of this connection is taken; see `pressure`.
+    pub(crate) held_by: Vec<u32>,
+    /// Its peer ended it while it was held.
+    pub(crate) ended: bool,
     pub(crate) out: OutBuffer,
     /// Sent and not yet written by the socket.
     pub(crate) unwritten: usize,
@@ -72,6 +80,8 @@ pub(crate) enum Timer {
     Conn(ConnId),
     Expire(u32),
     Will(u32),
+    /// The pace of a session that holds publishers, or would.
+    Pace(u32),
 }
 
 /// The broker. Whoever owns it calls a `handle…`, then drains [`Broker::poll_output`], and calls [`Broker::handle_timeout`] when
@@ -94,6 +104,10 @@ pub struct Broker {
     pub(crate) dirty: VecDeque<ConnId>,
     /// Connections to be closed once their `out` is sent.
     pub(crate) closing: VecDeque<(ConnId, OutBuffer, Reason)>,
+    /// Connections that nothing holds any more and that are to go on.
+    pub(crate) released: VecDeque<ConnId>,
+    /// Bytes that wait in the queues of all sessions.
+    pub(crate) ledger: Ledger,
     pub(crate) next_session: u32,
     pub(crate) next_dest: u32,
     pub(crate) assigned: u64,
@@ -117,6 +131,8 @@ impl Broker {
             outputs: VecDeque::new(),
             dirty: VecDeque::new(),
             closing: VecDeque::new(),
+            released: VecDeque::new(),
+            ledger: Ledger::default(),
             next_session: 1,
             next_dest: super::api::FIRST_SESSION_DEST,
             assigned: 0,
@@ -131,11 +147,12 @@ impl Broker {
         match input {
             Input::Connected { conn, peer } => self.connected(now, conn, peer),
             Input::Bytes { conn, data } => self.bytes(now, conn, data),
-            Input::Closed { conn } => self.lost(now, conn, true),
+            Input::Closed { conn } => self.closed(now, conn),
             Input::Written { conn, bytes } => self.written(now, conn, bytes),
             Input::PasswordChecked { conn, ok } => self.password_checked(now, conn, ok),
             Input::Loaded { dest, after, rows, more } => self.loaded(now, dest, after, rows, more),
         }
+        self.go_on(now);
     }
 
     /// What is to be done next, in order; `None`: nothing more for now.
@@ -185,8 +202,10 @@ impl Broker {
                     }
                     self.publish_will(now, session);
                 }
+                Timer::Pace(session) => self.judge_pace(now, session),
             }
         }
+        self.go_on(now);
     }
 
     /// The gateway stops: every client is told and closed. Wills come out as [`Output::Publish`]; durable sessions stay in the store.
@@ -201,6 +220,7 @@ impl Broker {
     /// The store's answer to a `Publish` or a `Barrier`. A late one, of a connection that is gone, is taken too.
     pub fn acknowledge(&mut self, now: Now, token: AckToken, result: Result<(), Refusal>) {
         self.settle(now, token, result);
+        self.go_on(now);
     }
 
     pub(crate) fn store(&mut self, op: Op) {
@@ -231,6 +251,8 @@ impl Broker {
             state: State::AwaitConnect,
             version: Version::V4,
             input: BytesMut::new(),
+            held_by: Vec::new(),
+            ended: false,
             out: OutBuffer::default(),
             unwritten: 0,
             dirty: false,
@@ -250,6 +272,11 @@ impl Broker {
         let max = self.spec.limits.max_packet_bytes as usize;
         let Some(state) = self.conns.get_mut(&conn) else { return };
         state.last_seen = now.mono;
+        if !state.held_by.is_empty() {
+            // Read before it was told to stop.
+            state.input.extend_from_slice(&data);
+            return;
+        }
         let mut data = data;
         if !state.input.is_empty() || matches!(state.state, State::Checking(_)) {
             state.input.extend_from_slice(&data);
@@ -300,7 +327,7 @@ impl Broker {
         }
         self.mark_dirty(conn);
         // Answers alone (PINGRESP, PUBACK) must not pile up for a client that only writes.
-        let limit = self.spec.limits.max_outbound_bytes.saturating_add(CHOKE_BYTES);
+        let limit = self.spec.limits.max_outbound_bytes.min(UNREAD_ANSWERS_MAX).saturating_add(CHOKE_BYTES);
         if self.conns.get(&conn).is_some_and(|state| state.queued_bytes() > limit) {
             self.counters.slow_disconnects += 1;
             self.fail(now, conn, Reason::QuotaExceeded);
@@ -375,6 +402,8 @@ impl Broker {
                 Some(_) => return self.start_check(now, conn),
                 None => None,
             },
+            // Nothing of it is read now: its silence is ours.
+            State::Open { .. } if !state.held_by.is_empty() => state.keep_alive.map(|limit| now.mono + limit),
             State::Open { .. } => match state.keep_alive {
                 Some(limit) if state.last_seen + limit > now.mono => Some(state.last_seen + limit),
                 Some(_) => None,

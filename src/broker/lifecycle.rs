@@ -10,6 +10,7 @@ use super::acl::Rules;
 use super::api::{ConnId, Output, Restored};
 use super::core::{Broker, State, Timer};
 use super::packet::Reason;
+use super::pressure::Pressure;
 use super::record::{self, OutboundRecord, SessionRecord};
 use super::session::{Credential, Outbound, Replies, Session, Taken, Will};
 use super::spec::BrokerSpec;
@@ -34,7 +35,8 @@ impl Broker {
             will: None,
             will_at: None,
             expires_at: None,
-            outbound: Outbound::default(),
+            outbound: Outbound::new(self.ledger.clone()),
+            pressure: Pressure::default(),
             inbound: BTreeMap::new(),
             replies: Replies::default(),
         };
@@ -128,6 +130,7 @@ impl Broker {
     pub(crate) fn end_session(&mut self, now: Now, key: u32) {
         self.publish_will(now, key);
         self.forget_stored(key);
+        self.release(now, key);
         let Some(session) = self.sessions.remove(&key) else { return };
         for (at, timer) in [(session.expires_at, Timer::Expire(key)), (session.will_at, Timer::Will(key))] {
             if let Some(at) = at {
@@ -153,6 +156,8 @@ impl Broker {
         session.conn = None;
         session.replies.clear();
         session.outbound.park(session.dest.is_some());
+        self.release(now, key);
+        let Some(session) = self.sessions.get_mut(&key) else { return };
         if !will {
             session.will = None;
         }

@@ -16,6 +16,7 @@ mod login;
 mod outbound;
 mod packet;
 pub mod passwd;
+mod pressure;
 mod record;
 mod retained;
 mod routing;

@@ -22,20 +22,23 @@ impl Broker {
     /// To the receivers that need nothing stored.
     pub fn deliver_live(&mut self, now: Now, route: &Route, message: &Arc<Message>) {
         for target in &route.live {
-            self.push(now, target, message, None);
+            self.push(now, target, message, None, route.sender);
         }
+        self.go_on(now);
     }
 
     /// To the receivers that must not lose it: with its number once it is committed, in the order of numbers; with `None` when the store
     /// refused it.
     pub fn deliver_stored(&mut self, now: Now, route: &Route, message: &Arc<Message>, stored: Option<Seq>) {
         for target in &route.durable {
-            self.push(now, target, message, stored);
+            self.push(now, target, message, stored, route.sender);
         }
+        self.go_on(now);
     }
 
-    fn push(&mut self, now: Now, target: &Target, message: &Arc<Message>, seq: Option<Seq>) {
-        let bound = self.spec.limits.max_outbound_bytes;
+    fn push(&mut self, now: Now, target: &Target, message: &Arc<Message>, seq: Option<Seq>, sender: Option<u32>) {
+        let limits = self.spec.limits;
+        let bound = limits.max_outbound_bytes;
         let Some(session) = self.sessions.get_mut(&target.session) else { return };
         let Some(conn) = session.conn else { return };
         let Some(state) = self.conns.get_mut(&conn) else { return };
@@ -57,7 +60,8 @@ impl Broker {
             send(&mut self.counters, state, now, &pending, 0);
             return self.mark_dirty(conn);
         }
-        let over = outbound.queue_bytes + message.cost() > bound;
+        let over = outbound.queue_bytes() + pending.cost() > bound
+            || self.ledger.bytes() + pending.cost() > limits.max_outbound_total_bytes;
         if let Some(seq) = seq {
             if outbound.queued_seq.is_some_and(|queued| seq <= queued) {
                 // A read of the store that went past its commit has brought it already.
@@ -72,15 +76,29 @@ impl Broker {
             return;
         }
         let Some(session) = self.sessions.get_mut(&target.session) else { return };
+        if session.outbound.queue.is_empty() {
+            session.pressure.begin(now.mono);
+        }
         session.outbound.push(pending);
         self.pump(now, target.session);
+        if seq.is_none() {
+            self.press(now, target.session, sender);
+        }
     }
 
     /// A slow receiver's queue is full: the oldest QoS 0 goes first, and with none left the receiver itself. `false`: no room.
     fn make_room(&mut self, now: Now, key: u32, conn: ConnId, pending: &Pending) -> bool {
-        let bound = self.spec.limits.max_outbound_bytes;
-        let Some(session) = self.sessions.get_mut(&key) else { return false };
-        while session.outbound.queue_bytes + pending.message.cost() > bound {
+        let limits = self.spec.limits;
+        while self.ledger.bytes() + pending.cost() > limits.max_outbound_total_bytes {
+            if !self.relieve(now) {
+                break;
+            }
+        }
+        let bound = limits.max_outbound_bytes;
+        let Some(session) = self.sessions.get_mut(&key).filter(|session| session.conn == Some(conn)) else {
+            return false;
+        };
+        while session.outbound.queue_bytes() + pending.cost() > bound {
             if session.outbound.drop_oldest_qos0() {
                 self.counters.dropped_qos0 += 1;
             } else if pending.qos == Qos::AtMostOnce {
@@ -97,6 +115,23 @@ impl Broker {
                 return false;
             }
         }
+        true
+    }
+
+    /// All queues together are full: the longest loses its QoS 0, and with none its connection. `false`: nothing waits for anybody.
+    fn relieve(&mut self, now: Now) -> bool {
+        let longest = self.sessions.iter_mut().max_by_key(|(key, session)| (session.outbound.queue_bytes(), **key));
+        let Some((_, session)) = longest.filter(|(_, session)| session.outbound.queue_bytes() > 0) else {
+            return false;
+        };
+        if session.outbound.queued_qos0 > 0 {
+            self.counters.dropped_qos0 += session.outbound.drop_qos0() as u64;
+            return true;
+        }
+        let Some(conn) = session.conn else { return false };
+        tracing::warn!(client = %session.client, "disconnected: of all that wait, most waits for it, and no more has room");
+        self.counters.slow_disconnects += 1;
+        self.fail(now, conn, Reason::QuotaExceeded);
         true
     }
 
@@ -143,15 +178,18 @@ impl Broker {
                 continue;
             }
             let Some(pending) = session.outbound.queue.front().cloned() else { break };
+            let cost = pending.cost();
             if !launch(&mut self.counters, state, session, now, pending, &mut ops) {
                 break;
             }
             session.outbound.pop();
+            session.pressure.took(now.mono, cost);
         }
         let load = next_load(session);
         self.outputs.extend(ops.into_iter().map(Output::Store));
         self.outputs.extend(load);
         self.mark_dirty(conn);
+        self.ease(now, key);
     }
 
     pub(crate) fn loaded(&mut self, now: Now, dest: DestId, after: Option<Seq>, rows: Vec<Stored>, more: bool) {

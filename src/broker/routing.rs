@@ -33,6 +33,8 @@ pub struct Route {
     pub(crate) durable: Vec<Target>,
     dests: Vec<DestId>,
     retained: bool,
+    /// The publishing client's session, where it is one's.
+    pub(crate) sender: Option<u32>,
 }
 
 impl Route {
@@ -183,7 +185,7 @@ impl Broker {
         if message.retain {
             route.retained = self.keep(now, message, origin);
         }
-        let sender = match origin {
+        route.sender = match origin {
             Origin::Session(key) => Some(key),
             Origin::Gateway | Origin::Uplink(_) => None,
         };
@@ -192,7 +194,7 @@ impl Broker {
             self.subscribers.matching(&message.topic, &self.sessions, message.qos)
         {
             let Some(session) = self.sessions.get(&key) else { continue };
-            if (options.no_local && sender == Some(key)) || !session.rules.may_receive(&message.topic) {
+            if (options.no_local && route.sender == Some(key)) || !session.rules.may_receive(&message.topic) {
                 continue;
             }
             let qos = options.qos.min(message.qos);

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::acl::Rules;
 use super::api::{ConnId, Refusal};
 use super::packet::SubOptions;
+use super::pressure::{Ledger, Pressure};
 use crate::message::{Message, Qos};
 use crate::store::{DestId, Seq};
 
@@ -50,6 +51,7 @@ pub(crate) struct Session {
     pub(crate) will_at: Option<Instant>,
     pub(crate) expires_at: Option<Instant>,
     pub(crate) outbound: Outbound,
+    pub(crate) pressure: Pressure,
     /// QoS 2 packet identifiers taken and not yet released.
     pub(crate) inbound: BTreeMap<u16, Taken>,
     pub(crate) replies: Replies,
@@ -77,6 +79,9 @@ pub(crate) struct Pending {
     pub(crate) seq: Option<Seq>,
 }
 
+/// A queued message without its topic, payload and properties: its place in the queue, and the allocations that it shares.
+const PENDING_BYTES: usize = 128;
+
 #[derive(Debug)]
 pub(crate) struct InFlight {
     pub(crate) id: u16,
@@ -94,11 +99,20 @@ pub(crate) enum Phase {
     Released,
 }
 
+impl Pending {
+    /// Bytes of memory that it holds, about; the message itself counts for each session that it waits for.
+    pub(crate) fn cost(&self) -> usize {
+        PENDING_BYTES + self.message.cost()
+    }
+}
+
 /// Messages on their way to the client.
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
     pub(crate) queue: VecDeque<Pending>,
-    pub(crate) queue_bytes: usize,
+    /// What the messages in `queue` cost together.
+    queue_bytes: usize,
+    ledger: Ledger,
     pub(crate) queued_qos0: usize,
     /// Retained messages still to be sent for a new subscription: topics, read when there is room.
     pub(crate) retained: VecDeque<(Arc<str>, SubOptions)>,
@@ -123,8 +137,23 @@ pub(crate) struct Outbound {
 }
 
 impl Outbound {
+    pub(crate) fn new(ledger: Ledger) -> Self {
+        let mut outbound = Self::default();
+        outbound.ledger = ledger;
+        outbound
+    }
+
+    pub(crate) fn queue_bytes(&self) -> usize {
+        self.queue_bytes
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.ledger.change(self.queue_bytes, bytes);
+        self.queue_bytes = bytes;
+    }
+
     pub(crate) fn push(&mut self, pending: Pending) {
-        self.queue_bytes += pending.message.cost();
+        self.count(self.queue_bytes + pending.cost());
         self.queued_qos0 += usize::from(pending.qos == Qos::AtMostOnce);
         self.queued_seq = self.queued_seq.max(pending.seq);
         self.queue.push_back(pending);
@@ -137,7 +166,7 @@ impl Outbound {
     }
 
     fn forget(&mut self, pending: &Pending) {
-        self.queue_bytes -= pending.message.cost();
+        self.count(self.queue_bytes - pending.cost());
         self.queued_qos0 -= usize::from(pending.qos == Qos::AtMostOnce);
     }
 
@@ -151,6 +180,15 @@ impl Outbound {
             self.forget(&pending);
         }
         true
+    }
+
+    /// Drops every QoS 0 message that waits; how many.
+    pub(crate) fn drop_qos0(&mut self) -> usize {
+        let before = self.queue.len();
+        self.queue.retain(|pending| pending.qos != Qos::AtMostOnce);
+        self.count(self.queue.iter().map(Pending::cost).sum());
+        self.queued_qos0 = 0;
+        before - self.queue.len()
     }
 
     /// An identifier for the message, unless it must wait. A stored QoS 2 message always gets the same one, also after a restart, so that
@@ -198,7 +236,7 @@ impl Outbound {
     /// The connection is gone: what the store holds leaves memory; what was sent waits to be sent again.
     pub(crate) fn park(&mut self, durable: bool) {
         self.queue.retain(|pending| pending.seq.is_none() && pending.qos != Qos::AtMostOnce);
-        self.queue_bytes = self.queue.iter().map(|pending| pending.message.cost()).sum();
+        self.count(self.queue.iter().map(Pending::cost).sum());
         self.queued_qos0 = 0;
         self.retained.clear();
         self.resend = self
@@ -210,6 +248,12 @@ impl Outbound {
         self.queued_seq = self.sent_seq;
         self.behind = durable;
         self.loading = None;
+    }
+}
+
+impl Drop for Outbound {
+    fn drop(&mut self) {
+        self.count(0);
     }
 }
 

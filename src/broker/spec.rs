@@ -24,6 +24,8 @@ pub struct Limits {
     pub max_queued_bytes: u64,
     /// For each connection, in memory: what it has not read yet.
     pub max_outbound_bytes: usize,
+    /// For all connections together, in memory: what they have not read yet.
+    pub max_outbound_total_bytes: usize,
     /// QoS 1 and 2 messages under way to one client; also the Receive Maximum told to it.
     pub max_in_flight: u16,
     pub max_subscriptions_per_client: usize,

@@ -206,6 +206,11 @@ impl Net {
                     outbox.close();
                 }
             }
+            Output::Read { conn, on } => {
+                if let Some(outbox) = self.shared.outboxes.borrow().get(&conn) {
+                    outbox.read(on);
+                }
+            }
             Output::CheckPassword { conn, hash, password } => {
                 #[allow(clippy::disallowed_methods, reason = "verification leaves the event loop")]
                 tokio::task::spawn_local(verify(self.shared.clone(), conn, hash, password));

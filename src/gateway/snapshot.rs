@@ -147,6 +147,7 @@ fn figures(counters: crate::broker::Counters) -> Vec<(Arc<str>, u64)> {
         ("denied/publish", counters.publish_denied),
         ("denied/subscribe", counters.subscribe_denied),
         ("disconnects/slow", counters.slow_disconnects),
+        ("holds", counters.holds),
         ("errors/protocol", counters.protocol_errors),
         ("passwords/wrong", counters.passwords_wrong),
     ]

@@ -191,18 +191,11 @@ impl Commands {
         if let Some(id) = &asker.id {
             point.recent.remember(now.mono, id);
         }
-        match decision {
-            Decision::Holds { readback } => {
-                let payload = asker.payload(Status::Done, Some(&readback), None, now.wall);
-                settle(point, &asker, &payload, out);
-                None
-            }
-            Decision::Write { raw, expires } => {
-                point.accepted_at = Some(now.mono);
-                let readback = write.readback;
-                Some(self.send(index, asker, raw, expires, readback, false))
-            }
+        if !decision.unless_equal {
+            point.accepted_at = Some(now.mono);
         }
+        let readback = write.readback;
+        Some(self.send(index, asker, decision, readback, false))
     }
 
     /// The result of a command, told once: an outcome of an unknown command says nothing. Whoever cannot hand a command
@@ -262,7 +255,8 @@ impl Commands {
             asker.value = Some(to_json(&Reading::Number(number)));
             match (point.conversion.invert(number), now.mono.checked_add(write.ttl)) {
                 (Ok(raw), Some(expires)) => {
-                    commands.push(self.send(index, asker, raw, expires, write.readback, true));
+                    let decision = Decision { raw, expires, unless_equal: false };
+                    commands.push(self.send(index, asker, decision, write.readback, true));
                 }
                 (Err(reason), _) => {
                     let payload = asker.payload(Status::Rejected, None, Some(&reason), now.wall);
@@ -292,20 +286,13 @@ impl Commands {
         }
     }
 
-    fn send(
-        &mut self,
-        index: usize,
-        asker: Asker,
-        raw: Value,
-        expires: Instant,
-        readback: bool,
-        fail_safe: bool,
-    ) -> Command {
+    fn send(&mut self, index: usize, asker: Asker, decision: Decision, readback: bool, fail_safe: bool) -> Command {
+        let Decision { raw, expires, unless_equal } = decision;
         let id = self.ids.next();
         let give_up = expires.checked_add(OUTCOME_WITHIN).unwrap_or(expires);
         self.waiting.insert(id, Waiting { index, asker, raw: raw.clone(), fail_safe, give_up });
         let point = PointId { bus: self.bus, index: u32::try_from(index).unwrap_or(u32::MAX) };
-        Command { id, point, raw, expires, readback }
+        Command { id, point, raw, expires, readback, unless_equal }
     }
 }
 

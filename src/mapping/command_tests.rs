@@ -213,14 +213,28 @@ fn commands_that_come_too_soon_or_too_many_are_rejected() {
 }
 
 #[test]
-fn an_equal_value_is_done_without_a_write_unless_asked_for() {
+fn for_a_value_that_the_device_holds_it_is_asked_first_unless_the_file_says_otherwise() {
     let mut bench = Bench::new(PointRule { scale: 0.1, ..writable(write()) }).known(45);
-    assert_eq!(bench.set("4.5"), None);
+    let command = bench.set("4.5").unwrap();
+    assert!(command.unless_equal);
+    bench.done(&command, Some(45));
     assert_eq!(bench.results(), [r#"{"status":"done","value":4.5,"readback":4.5,"time":"2026-01-31T12:00:00.123Z"}"#]);
-    assert!(bench.set("4.6").is_some());
-    assert!(bench.set("4.5").is_some(), "another value is under way");
+    assert!(!bench.set("4.6").unwrap().unless_equal);
+    assert!(!bench.set("4.5").unwrap().unless_equal, "another value is under way");
     let mut bench = Bench::new(writable(WriteRule { write_equal: true, ..write() })).known(45);
-    assert!(bench.set("45").is_some());
+    assert!(!bench.set("45").unwrap().unless_equal);
+}
+
+#[test]
+fn asking_whether_the_value_is_held_neither_waits_for_min_interval_nor_begins_it() {
+    let mut bench = Bench::new(writable(WriteRule { min_interval: Duration::from_secs(10), ..write() })).known(45);
+    for _ in 0..3 {
+        let command = bench.set("45").unwrap();
+        bench.done(&command, Some(45));
+    }
+    assert!(bench.set("46").is_some());
+    bench.results();
+    bench.refuses("47", "rejected", "too soon");
 }
 
 #[test]

@@ -6,7 +6,6 @@ use crate::clock::{Now, UnixMs};
 use crate::mapping::command::WAITING_MAX;
 use crate::mapping::convert::Conversion;
 use crate::mapping::number::{Decimal, Number};
-use crate::mapping::publish::to_json;
 use crate::mapping::request::{Given, Request};
 use crate::mapping::result::Status;
 use crate::mapping::rule::{Kind, PointRule, WriteRule};
@@ -28,15 +27,11 @@ fn expired(reason: &str) -> Refusal {
 }
 
 /// What a command that is not refused comes to.
-pub(crate) enum Decision {
-    Write {
-        raw: Value,
-        expires: Instant,
-    },
-    /// The device holds the value already.
-    Holds {
-        readback: String,
-    },
+pub(crate) struct Decision {
+    pub(crate) raw: Value,
+    pub(crate) expires: Instant,
+    /// The device holds the value already, as far as known: it is to be asked first.
+    pub(crate) unless_equal: bool,
 }
 
 /// The checks that a readable request goes through.
@@ -60,16 +55,9 @@ impl Judge<'_> {
         let raw = self.raw(&request.value)?;
         self.in_range(&raw)?;
         self.within_step(&raw)?;
-        if !self.write.write_equal
-            && self.ahead.is_empty()
-            && let Some(held) = &self.held
-            && same(held, &raw)
-        {
-            let readback =
-                self.conversion.publish_field(held).map_or_else(|_| "null".to_owned(), |held| to_json(&held));
-            return Ok(Decision::Holds { readback });
-        }
-        if let Some(last) = self.accepted_at {
+        let unless_equal =
+            !self.write.write_equal && self.ahead.is_empty() && self.held.as_ref().is_some_and(|held| same(held, &raw));
+        if let Some(last) = self.accepted_at.filter(|_| !unless_equal) {
             let left = self.write.min_interval.saturating_sub(now.mono.saturating_duration_since(last));
             if !left.is_zero() {
                 return Err(rejected(format!("too soon: wait another {} ms", left.as_millis().max(1))));
@@ -79,7 +67,7 @@ impl Judge<'_> {
             return Err(rejected(format!("too many commands waiting: {WAITING_MAX}")));
         }
         let expires = now.mono.checked_add(life).ok_or_else(|| rejected("ttl_ms is too long"))?;
-        Ok(Decision::Write { raw, expires })
+        Ok(Decision { raw, expires, unless_equal })
     }
 
     /// The shortest of the point's time to live, the request's `expires` and the message's own expiry.

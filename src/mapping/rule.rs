@@ -83,7 +83,7 @@ pub struct WriteRule {
     pub ttl: Duration,
     pub readback: bool,
     pub min_interval: Duration,
-    /// Write a value that equals the one known last; otherwise it is answered `done` without a write.
+    /// Write a value that equals the one known last without asking the device whether it still holds it.
     pub write_equal: bool,
     /// Written when no command has come for `fail_safe_after`.
     pub fail_safe: Option<FailSafe>,

@@ -15,6 +15,8 @@ pub enum Next {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// Reading whether the device holds the value already.
+    Compare,
     /// Reading the registers of which some bits are to stay.
     Before,
     Write,
@@ -55,13 +57,23 @@ impl Steps {
             words,
             masks,
         };
-        if point.bits.is_some() && steps.mask_write().is_none() {
-            steps.stage = Stage::Before;
-            let request = steps.read();
-            return Ok((steps, request));
-        }
-        let request = steps.write(&steps.words);
+        let request = if command.unless_equal {
+            steps.stage = Stage::Compare;
+            steps.read()
+        } else {
+            steps.change()
+        };
         Ok((steps, request))
+    }
+
+    /// The first request of the change itself.
+    fn change(&mut self) -> Request {
+        if self.point.bits.is_some() && self.mask_write().is_none() {
+            self.stage = Stage::Before;
+            return self.read();
+        }
+        self.stage = Stage::Write;
+        self.write(&self.words)
     }
 
     /// Whether the request under way changes the device: it is sent once, and not after its time.
@@ -80,6 +92,10 @@ impl Steps {
             return self.failed(pdu::fault(*code));
         }
         match self.stage {
+            Stage::Compare => match self.held(answer) {
+                Ok((value, true)) => Next::Finished(Ok(Done { readback: Some(value) })),
+                Ok((_, false)) | Err(_) => Next::Send(self.change()),
+            },
             Stage::Before => {
                 let Answer::Registers(held) = answer else { return self.failed(Fault::BadResponse) };
                 let merged = |((held, mask), word): ((&u16, &u16), &u16)| (held & !mask) | word;
@@ -103,16 +119,28 @@ impl Steps {
     /// The request under way failed. A write that was acknowledged is done, even where reading back did not work.
     pub fn failed(&self, fault: Fault) -> Next {
         Next::Finished(match self.stage {
-            Stage::Before | Stage::Write => Err(NotDone::Fault(fault)),
+            Stage::Compare | Stage::Before | Stage::Write => Err(NotDone::Fault(fault)),
             Stage::After => Ok(Done { readback: None }),
         })
     }
 
     fn compare(&self, answer: &Answer) -> Next {
-        let (value, equal) = match answer {
+        if matches!(answer, Answer::Written | Answer::Exception(_)) {
+            return self.failed(Fault::BadResponse);
+        }
+        Next::Finished(match self.held(answer) {
+            Ok((value, true)) => Ok(Done { readback: Some(value) }),
+            Ok((value, false)) => Err(NotDone::Mismatch(value)),
+            Err(fault) => Err(NotDone::Fault(fault)),
+        })
+    }
+
+    /// What the device was read to hold, and whether that is what the command asks for.
+    fn held(&self, answer: &Answer) -> Result<(Value, bool), Fault> {
+        match answer {
             Answer::Bits(bits) => {
                 let on = bits.first().copied().unwrap_or(false);
-                (Ok(Value::Bool(on)), self.words.first() == Some(&u16::from(on)))
+                Ok((Value::Bool(on), self.words.first() == Some(&u16::from(on))))
             }
             Answer::Registers(held) => {
                 let value = codec::decode(self.point.data, self.point.order, held);
@@ -120,15 +148,10 @@ impl Steps {
                 let words = held.len() == self.words.len() && held.iter().zip(&self.masks).zip(&self.words).all(same);
                 let meant = codec::decode(self.point.data, self.point.order, &self.words);
                 let whole = self.point.bits.is_none() && value.is_ok() && value == meant;
-                (value, words || whole)
+                Ok((value?, words || whole))
             }
-            Answer::Written | Answer::Exception(_) => return self.failed(Fault::BadResponse),
-        };
-        Next::Finished(match value {
-            Ok(value) if equal => Ok(Done { readback: Some(value) }),
-            Ok(value) => Err(NotDone::Mismatch(value)),
-            Err(fault) => Err(NotDone::Fault(fault)),
-        })
+            Answer::Written | Answer::Exception(_) => Err(Fault::BadResponse),
+        }
     }
 
     fn read(&self) -> Request {

@@ -104,7 +104,7 @@ fn local<T>(test: impl Future<Output = T>) -> T {
 
 fn command(id: u64, index: u32, raw: Value) -> Command {
     let expires = Now::read().mono + Duration::from_secs(5);
-    Command { id: CommandId(id), point: PointId { bus: BUS, index }, raw, expires, readback: true }
+    Command { id: CommandId(id), point: PointId { bus: BUS, index }, raw, expires, readback: true, unless_equal: false }
 }
 
 /// Three units of ten registers, four apart so that each is a request of its own; each register tells whose it is.

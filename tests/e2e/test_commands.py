@@ -113,6 +113,22 @@ def test_functions_15_and_16_are_used_where_the_mapping_asks_for_them(gateway, c
     assert [w.function for w in plant.server.writes()] == [16, 15]
 
 
+def test_an_equal_value_is_not_written_again_but_a_device_that_has_changed_meanwhile_is_set(
+    gateway, client, modbus_server
+):
+    points = ['name = "speed"\nholding = 0\ntype = "u16"\ninterval_ms = 600000\nwrite = { min = 0, max = 900 }']
+    plant = Plant(gateway, client, modbus_server, points)
+    for number in range(3):
+        plant.send("speed", {"value": 0, "id": f"same-{number}"})
+        assert plant.result("speed", f"same-{number}")["status"] == "done"
+    assert plant.server.writes() == []
+    plant.unit.holding[0] = 77
+    plant.send("speed", {"value": 0, "id": "changed"})
+    assert plant.result("speed", "changed")["status"] == "done"
+    assert plant.unit.holding[0] == 0
+    assert len(plant.server.writes()) == 1
+
+
 def test_a_name_of_the_map_is_taken_for_its_number(plant):
     plant.send("mode", "on")
     assert plant.result("mode")["status"] == "done"

@@ -175,7 +175,7 @@ impl Loop {
                 let (rows, more) = self.store.load(dest, after);
                 self.broker.handle(now, Input::Loaded { dest, after, rows, more });
             }
-            Output::Send { .. } | Output::Close { .. } | Output::CheckPassword { .. } => {}
+            Output::Send { .. } | Output::Close { .. } | Output::Read { .. } | Output::CheckPassword { .. } => {}
         }
     }
 }
@@ -243,6 +243,7 @@ pub(crate) fn limits() -> Limits {
         max_packet_bytes: 262_144,
         max_queued_bytes: 1 << 26,
         max_outbound_bytes: 1 << 20,
+        max_outbound_total_bytes: 1 << 22,
         max_in_flight: 100,
         max_subscriptions_per_client: 100,
         max_topic_levels: 32,

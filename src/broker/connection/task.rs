@@ -30,12 +30,15 @@ pub(crate) struct Outbox {
     changed: Notify,
     /// Apart from `changed`: one permit wakes one waiter only.
     closed: Notify,
+    read_on: Notify,
 }
 
 #[derive(Debug, Default)]
 struct OutboxState {
     chunks: VecDeque<Bytes>,
     closing: bool,
+    /// Nothing is to be read for now.
+    held: bool,
 }
 
 impl Outbox {
@@ -48,6 +51,26 @@ impl Outbox {
         self.state.borrow_mut().closing = true;
         self.changed.notify_one();
         self.closed.notify_one();
+        self.read_on.notify_one();
+    }
+
+    /// Whether its connection is to be read.
+    pub(crate) fn read(&self, on: bool) {
+        self.state.borrow_mut().held = !on;
+        if on {
+            self.read_on.notify_one();
+        }
+    }
+
+    fn is_held(&self) -> bool {
+        let state = self.state.borrow();
+        state.held && !state.closing
+    }
+
+    async fn readable(&self) {
+        while self.is_held() {
+            self.read_on.notified().await;
+        }
     }
 
     /// The next chunk; `None` once it is closing and empty.
@@ -109,6 +132,11 @@ pub(crate) async fn stream(link: &Link, stream: impl AsyncRead + AsyncWrite) {
         let mut size = READ_BYTES_MIN;
         let mut buffer = BytesMut::new();
         loop {
+            if link.outbox.is_held() {
+                link.outbox.readable().await;
+                // Whoever was held begins small again, so that many of them together do not overrun whom they waited for.
+                size = READ_BYTES_MIN;
+            }
             buffer.reserve(size);
             let count = reader.read_buf(&mut buffer).await?;
             if count == 0 {
@@ -139,7 +167,9 @@ pub(crate) async fn stream(link: &Link, stream: impl AsyncRead + AsyncWrite) {
 pub(crate) async fn websocket(link: &Link, stream: WebSocketStream<impl AsyncRead + AsyncWrite + Unpin>) {
     let (mut sink, mut source) = stream.split();
     let read = async {
-        while let Some(frame) = source.next().await {
+        loop {
+            link.outbox.readable().await;
+            let Some(frame) = source.next().await else { break };
             match frame.map_err(io::Error::other)? {
                 Frame::Binary(data) => link.received(data).await?,
                 // A text frame is an error (6.0-1); the others are the library's business.

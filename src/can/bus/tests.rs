@@ -65,7 +65,7 @@ fn error_frame(class: u32, detail: u8) -> Received {
 
 fn write(index: u32, raw: u64, expires: Instant) -> Command {
     let point = PointId { bus: BUS, index };
-    Command { id: CommandId(raw), point, raw: Value::Uint(raw), expires, readback: false }
+    Command { id: CommandId(raw), point, raw: Value::Uint(raw), expires, readback: false, unless_equal: false }
 }
 
 #[test]

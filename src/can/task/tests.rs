@@ -121,7 +121,8 @@ impl Rig {
     async fn command(&self, raw: u64, ttl: Duration) {
         let point = PointId { bus: BUS, index: 0 };
         let expires = Now::read().mono + ttl;
-        let command = Command { id: CommandId(raw), point, raw: Value::Uint(raw), expires, readback: false };
+        let command =
+            Command { id: CommandId(raw), point, raw: Value::Uint(raw), expires, readback: false, unless_equal: false };
         self.commands.send(command).await.unwrap();
     }
 }

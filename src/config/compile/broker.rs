@@ -45,6 +45,7 @@ fn limits(table: &Table<'_>) -> Limits {
         max_packet_bytes: table.unsigned("max_packet_bytes"),
         max_queued_bytes: table.unsigned("max_queued_bytes"),
         max_outbound_bytes: table.unsigned("max_outbound_bytes"),
+        max_outbound_total_bytes: table.unsigned("max_outbound_total_bytes"),
         max_in_flight: table.unsigned("max_in_flight"),
         max_subscriptions_per_client: table.unsigned("max_subscriptions_per_client"),
         max_topic_levels: table.unsigned("max_topic_levels"),

@@ -80,9 +80,16 @@ static BROKER: TableDef = TableDef {
         key(
             "max_outbound_bytes",
             Integer(4_096, 1 << 30),
-            Int(1 << 20),
-            "1048576",
-            "For each connection, in memory: what the client has not read yet.",
+            Int(16 << 20),
+            "16777216",
+            "For each connection, in memory: what the client has not read yet. A quarter of it waiting, publishers of what it gets wait too.",
+        ),
+        key(
+            "max_outbound_total_bytes",
+            Integer(4_096, 1 << 36),
+            Int(64 << 20),
+            "67108864",
+            "For all connections together, in memory: what they have not read yet.",
         ),
         key(
             "max_in_flight",

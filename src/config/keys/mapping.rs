@@ -216,7 +216,7 @@ static WRITE: TableDef = TableDef {
             Boolean,
             Flag(false),
             "true",
-            "Write a value that equals the one known last; otherwise it is answered without a write.",
+            "Write a value that equals the one read last; otherwise the device is asked, and left alone where it holds it.",
         ),
         key("fail_safe", NumberOrBoolean, Nothing, "0", "Written when no command has come for fail_safe_after_ms."),
         key("fail_safe_after_ms", Integer(1, DAY_MS), Nothing, "30000", "How long without a command."),

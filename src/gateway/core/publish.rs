@@ -70,7 +70,10 @@ impl Core {
                 BrokerOutput::Load { dest, after, max_bytes } => {
                     self.waiting.push(Waiter::Load { dest, after, max_bytes });
                 }
-                net @ (BrokerOutput::Send { .. } | BrokerOutput::Close { .. } | BrokerOutput::CheckPassword { .. }) => {
+                net @ (BrokerOutput::Send { .. }
+                | BrokerOutput::Close { .. }
+                | BrokerOutput::Read { .. }
+                | BrokerOutput::CheckPassword { .. }) => {
                     self.outputs.push_back(Output::Net(net));
                 }
             }

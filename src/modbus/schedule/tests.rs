@@ -80,7 +80,14 @@ fn line(units: u8, interval_ms: u64) -> BusSpec {
 
 fn command(bench: &Bench, id: u64, index: u32, ttl: Duration) -> Command {
     let point = PointId { bus: BusId(1), index };
-    Command { id: CommandId(id), point, raw: Value::Uint(1), expires: bench.now.mono + ttl, readback: false }
+    Command {
+        id: CommandId(id),
+        point,
+        raw: Value::Uint(1),
+        expires: bench.now.mono + ttl,
+        readback: false,
+        unless_equal: false,
+    }
 }
 
 #[test]
@@ -197,6 +204,24 @@ fn a_write_is_sent_once_even_when_nothing_answers_it() {
     let timeout = Err(NotDone::Fault(Fault::Timeout));
     assert_eq!(bench.output.outcomes, [Outcome { id: CommandId(1), result: timeout }]);
     assert_eq!(bench.sent.len(), 1);
+}
+
+#[test]
+fn a_device_that_is_believed_to_hold_the_value_is_read_and_written_to_only_where_it_does_not() {
+    for (raw, requests) in [(1, 1), (2, 2)] {
+        let mut bench = Bench::new(line(1, 60_000));
+        bench.play(Duration::from_secs(1));
+        bench.sent.clear();
+        let command = command(&bench, 1, 0, Duration::from_secs(5));
+        bench.schedule.command(Command { raw: Value::Uint(raw), unless_equal: true, ..command });
+        while bench.output.outcomes.is_empty() {
+            bench.play(Duration::from_millis(10));
+        }
+        assert_eq!(bench.sent.len(), requests, "{:?}", bench.sent);
+        assert_eq!(bench.schedule.counters().writes, requests as u64 - 1);
+        let readback = (raw == 1).then_some(Value::Uint(1));
+        assert_eq!(bench.output.outcomes, [Outcome { id: CommandId(1), result: Ok(Done { readback }) }]);
+    }
 }
 
 #[test]

@@ -124,7 +124,8 @@ fn a_message_that_commands_set_keeps_what_was_set() {
     both.run(0, 300);
     let expires = both.start.mono + Duration::from_secs(60);
     let point = PointId { bus: BUS, index: 1 };
-    let command = Command { id: CommandId(1), point, raw: Value::Uint(42), expires, readback: false };
+    let command =
+        Command { id: CommandId(1), point, raw: Value::Uint(42), expires, readback: false, unless_equal: false };
     both.bus.handle_command(command, both.start.after(Duration::from_millis(300)));
     assert_eq!(of(&both.run(301, 1000), 0).last(), Some(&Value::Uint(42)));
 }

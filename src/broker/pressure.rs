@@ -1,0 +1,196 @@
+//! Back-pressure: whoever publishes faster than a subscriber reads waits for it, as long as it really reads.
+//!
+//! A subscriber's queue in memory has a bound, beyond which it is disconnected. Once a quarter of that waits, the clients whose messages
+//! it gets are not read any more until it has caught up: their TCP connections hold them back, nothing is lost. Only a subscriber that
+//! keeps a pace ([`PACE_MESSAGES`] or [`PACE_BYTES`] each [`PERIOD`]) has that power: one that is slower, or stands still, costs the
+//! publishers one period at the most, and goes when its bound is reached. Nobody is held for messages to itself.
+//!
+//! Durable sessions hold nobody: what they have not read waits in the store. Two clients that hold each other (each publishes what the
+//! other falls behind with) take nothing for a period, which ends it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tracing::debug;
+
+use super::api::{ConnId, Output};
+use super::core::{Broker, Timer};
+use crate::clock::Now;
+
+/// How often a subscriber that others wait for is looked at.
+const PERIOD: Duration = Duration::from_millis(250);
+/// What it must take in one period to be waited for: a thousand messages or a mebibyte a second.
+const PACE_MESSAGES: usize = 250;
+const PACE_BYTES: usize = 256 * 1024;
+/// One that took nothing for so long before its queue grew this long is not waited for at all.
+const STANDSTILL: Duration = Duration::from_secs(1);
+/// Shares of `max_outbound_bytes` that wait when publishers begin to wait, and when they go on.
+const HIGH_SHARE: usize = 4;
+const LOW_SHARE: usize = 8;
+
+/// Bytes that wait in the queues of all sessions together; every queue counts itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ledger(Arc<AtomicUsize>);
+
+impl Ledger {
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// A queue of `before` bytes now has `after`.
+    pub(crate) fn change(&self, before: usize, after: usize) {
+        if after >= before {
+            self.0.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.0.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+}
+
+/// How a subscriber keeps up, and who waits for it.
+#[derive(Debug, Default)]
+pub(crate) struct Pressure {
+    /// Publishers' connections, each once.
+    holding: Vec<ConnId>,
+    /// Present while the queue is long.
+    judged_at: Option<Instant>,
+    /// It was too slow for the last period.
+    slow: bool,
+    taken_messages: usize,
+    taken_bytes: usize,
+    last_taken: Option<Instant>,
+}
+
+impl Pressure {
+    /// The queue was empty and is no longer.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        self.last_taken = Some(now);
+    }
+
+    /// A message left the queue for the socket.
+    pub(crate) fn took(&mut self, now: Instant, bytes: usize) {
+        self.taken_messages += 1;
+        self.taken_bytes += bytes;
+        self.last_taken = Some(now);
+    }
+
+    fn start(&mut self, now: Instant) -> Instant {
+        let judged_at = now + PERIOD;
+        self.slow = self.last_taken.is_some_and(|last| now.saturating_duration_since(last) >= STANDSTILL);
+        self.judged_at = Some(judged_at);
+        (self.taken_messages, self.taken_bytes) = (0, 0);
+        judged_at
+    }
+
+    /// The period is over; whether it kept the pace.
+    fn judge(&mut self, now: Instant) -> Instant {
+        let judged_at = now + PERIOD;
+        self.slow = self.taken_messages < PACE_MESSAGES && self.taken_bytes < PACE_BYTES;
+        self.judged_at = Some(judged_at);
+        (self.taken_messages, self.taken_bytes) = (0, 0);
+        judged_at
+    }
+}
+
+impl Broker {
+    /// A message of `sender` was queued for the session: its sender waits where the queue is long.
+    pub(crate) fn press(&mut self, now: Now, key: u32, sender: Option<u32>) {
+        let high = self.spec.limits.max_outbound_bytes / HIGH_SHARE;
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        if session.outbound.queue_bytes() < high {
+            return;
+        }
+        let pressure = &mut session.pressure;
+        if pressure.judged_at.is_none() {
+            let at = pressure.start(now.mono);
+            self.timers.insert((at, Timer::Pace(key)));
+        }
+        if pressure.slow {
+            return;
+        }
+        let Some(sender) = sender.filter(|&sender| sender != key) else { return };
+        let Some(conn) = self.sessions.get(&sender).and_then(|session| session.conn) else { return };
+        self.hold(key, conn);
+    }
+
+    fn hold(&mut self, key: u32, conn: ConnId) {
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        if state.held_by.contains(&key) {
+            return;
+        }
+        if state.held_by.is_empty() {
+            self.outputs.push_back(Output::Read { conn, on: false });
+            self.counters.holds += 1;
+        }
+        state.held_by.push(key);
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.pressure.holding.push(conn);
+        }
+    }
+
+    /// Lets publishers go on once the session has caught up.
+    pub(crate) fn ease(&mut self, now: Now, key: u32) {
+        let low = self.spec.limits.max_outbound_bytes / LOW_SHARE;
+        let caught_up = self
+            .sessions
+            .get(&key)
+            .is_some_and(|session| session.pressure.judged_at.is_some() && session.outbound.queue_bytes() <= low);
+        if caught_up {
+            self.release(now, key);
+        }
+    }
+
+    pub(crate) fn judge_pace(&mut self, now: Now, key: u32) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let at = session.pressure.judge(now.mono);
+        self.timers.insert((at, Timer::Pace(key)));
+        if session.pressure.slow && !session.pressure.holding.is_empty() {
+            debug!(client = %session.client, "too slow to be waited for");
+            self.let_go(now, key);
+        }
+    }
+
+    /// The session waits for nobody, and nobody for it.
+    pub(crate) fn release(&mut self, now: Now, key: u32) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        if let Some(at) = session.pressure.judged_at.take() {
+            self.timers.remove(&(at, Timer::Pace(key)));
+            self.let_go(now, key);
+        }
+    }
+
+    fn let_go(&mut self, now: Now, key: u32) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        for conn in std::mem::take(&mut session.pressure.holding) {
+            let Some(state) = self.conns.get_mut(&conn) else { continue };
+            state.held_by.retain(|&holder| holder != key);
+            if state.held_by.is_empty() {
+                state.last_seen = now.mono;
+                self.outputs.push_back(Output::Read { conn, on: true });
+                self.released.push_back(conn);
+            }
+        }
+    }
+
+    /// Takes what released connections had sent before they were held.
+    pub(crate) fn go_on(&mut self, now: Now) {
+        while let Some(conn) = self.released.pop_front() {
+            let Some(state) = self.conns.get_mut(&conn).filter(|state| state.held_by.is_empty()) else { continue };
+            let ended = state.ended;
+            let data = state.input.split().freeze();
+            self.frames(now, conn, data);
+            if ended {
+                self.lost(now, conn, true);
+            }
+        }
+    }
+
+    /// The peer has ended the connection; what it sent before is still taken, also when it was held.
+    pub(crate) fn closed(&mut self, now: Now, conn: ConnId) {
+        match self.conns.get_mut(&conn) {
+            Some(state) if !state.held_by.is_empty() => state.ended = true,
+            Some(_) | None => self.lost(now, conn, true),
+        }
+    }
+}

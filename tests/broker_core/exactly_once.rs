@@ -1,0 +1,109 @@
+//! QoS 2 towards a receiver that answers late, over cuts and kills.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use crate::broker_loop::Disk;
+use crate::rig::*;
+
+/// What a QoS 2 receiver does, and what it has got.
+#[derive(Default)]
+struct Receiver {
+    held: BTreeSet<u16>,
+    got: Vec<u16>,
+}
+
+impl Receiver {
+    fn take(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
+        match frame[0] >> 4 {
+            3 => {
+                let (id, payload) = received(frame);
+                if self.held.insert(id) {
+                    self.got.push(u16::from_be_bytes([payload[0], payload[1]]));
+                }
+                Some(ack(0x50, id))
+            }
+            6 => {
+                let id = u16::from_be_bytes([frame[2], frame[3]]);
+                self.held.remove(&id);
+                Some(ack(0x70, id))
+            }
+            _ => None,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Publish,
+    /// The receiver reads this many packets and answers them.
+    Read(usize),
+    Cut,
+    /// The process is killed; `true`: with writes that were not committed.
+    Crash(bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => Just(Step::Publish),
+        6 => (1..6usize).prop_map(Step::Read),
+        1 => Just(Step::Cut),
+        1 => any::<bool>().prop_map(Step::Crash),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A receiver that answers late, in part, over cuts and kills, has each acknowledged message exactly once, in order.
+    #[test]
+    fn qos_2_is_exactly_once_over_cuts_and_kills(steps in prop::collection::vec(step(), 1..60)) {
+        let mut rig = Rig::new();
+        let mut receiver = Receiver::default();
+        let mut conn = rig.join(&connect4("receiver", false));
+        rig.send(conn, &subscribe4(1, "q", 2));
+        rig.take(conn);
+        let mut waiting: Vec<Vec<u8>> = Vec::new();
+        let mut published = 0u16;
+        for step in steps.into_iter().chain([Step::Cut, Step::Read(1000), Step::Read(1000), Step::Read(1000)]) {
+            match step {
+                Step::Publish => {
+                    let publisher = rig.join(&connect4("pub", true));
+                    rig.send(publisher, &publish4("q", &published.to_be_bytes(), 2, 1, false));
+                    prop_assert_eq!(rig.take(publisher), [ack(0x50, 1)]);
+                    published += 1;
+                }
+                Step::Read(count) => {
+                    waiting.extend(rig.take(conn));
+                    for frame in waiting.drain(..count.min(waiting.len())).collect::<Vec<_>>() {
+                        if let Some(answer) = receiver.take(&frame) {
+                            rig.send(conn, &answer);
+                        }
+                    }
+                }
+                Step::Cut => rig.cut(conn),
+                Step::Crash(lost_writes) => {
+                    if lost_writes {
+                        rig.this.disk = Disk::Waits;
+                        for _ in 0..3 {
+                            waiting.extend(rig.take(conn));
+                            for answer in waiting.drain(..).filter_map(|frame| receiver.take(&frame)).collect::<Vec<_>>() {
+                                rig.send(conn, &answer);
+                            }
+                        }
+                    }
+                    rig.crash();
+                }
+            }
+            if matches!(step, Step::Cut | Step::Crash(_)) {
+                waiting.clear();
+                conn = rig.join(&connect4("receiver", false));
+            }
+        }
+        prop_assert_eq!(receiver.got, (0..published).collect::<Vec<_>>());
+        prop_assert!(rig.this.store.queues.values().all(BTreeMap::is_empty));
+        let left: Vec<_> = rig.this.store.values.keys().filter(|(space, _)| *space == fieldgate::store::Space::Outbound).collect();
+        prop_assert!(left.is_empty(), "{:?}", left);
+    }
+}
