@@ -87,12 +87,13 @@ impl<'e> Context<'e> {
         match bytes {
             Ok(bytes) => document::parse_bytes(file, &bytes, &self.report),
             Err(error) => {
-                let mend = match error.kind() {
-                    io::ErrorKind::NotFound => "create it, or correct its path",
-                    io::ErrorKind::PermissionDenied => "give this user the right to read it",
-                    io::ErrorKind::FileTooLarge => "write several files instead",
-                    _ => "correct its path",
-                };
+                let mends = [
+                    (io::ErrorKind::NotFound, "create it, or correct its path"),
+                    (io::ErrorKind::PermissionDenied, "give this user the right to read it"),
+                    (io::ErrorKind::FileTooLarge, "write several files instead"),
+                ];
+                let mend =
+                    mends.iter().find(|(kind, _)| *kind == error.kind()).map_or("correct its path", |(_, mend)| mend);
                 self.report.error(&Place::start_of(file), format!("the file cannot be read: {error}"), mend);
                 None
             }
