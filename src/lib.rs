@@ -18,6 +18,7 @@ pub mod mapping;
 pub mod message;
 pub mod modbus;
 pub mod probe;
+pub mod pulse;
 pub mod replay;
 pub mod sample;
 pub mod simulate;

@@ -150,15 +150,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// Under systemd the journal has the time already.
 fn log_to_stderr(level: Level) {
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let log = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(io::stderr)
-        .with_ansi(!journal && io::stderr().is_terminal())
-        .with_target(false);
-    if journal { log.without_time().init() } else { log.init() }
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr);
+    if gateway::journal::is_stderr() {
+        log.with_ansi(false).event_format(gateway::journal::Prioritised).init();
+    } else {
+        log.with_ansi(io::stderr().is_terminal()).with_target(false).init();
+    }
 }
 
 fn check_files(file: &Path, json: bool) -> ExitCode {
@@ -283,4 +281,30 @@ fn print(text: &str) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(text.as_bytes());
     let _ = out.flush();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap_complete::{Shell, generate};
+
+    use super::*;
+
+    /// The package ships these; `FIELDGATE_WRITE=1 cargo test --bin fieldgate` writes them anew.
+    #[test]
+    fn the_shells_complete_the_commands_and_options_that_there_are() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/completions");
+        let files = [(Shell::Bash, "fieldgate.bash"), (Shell::Zsh, "_fieldgate"), (Shell::Fish, "fieldgate.fish")];
+        for (shell, name) in files {
+            let mut made = Vec::new();
+            generate(shell, &mut Cli::command(), "fieldgate", &mut made);
+            let path = folder.join(name);
+            if std::env::var_os("FIELDGATE_WRITE").is_some() {
+                std::fs::create_dir_all(&folder).expect("a folder for completions");
+                std::fs::write(&path, &made).expect("the file can be written");
+            }
+            let shipped = std::fs::read(&path).unwrap_or_default();
+            assert!(shipped == made, "{name} is not up to date: FIELDGATE_WRITE=1 cargo test --bin fieldgate");
+        }
+    }
 }

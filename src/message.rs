@@ -1,6 +1,7 @@
 //! What travels between mapping, broker, store and uplink: one MQTT application message.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -70,6 +71,25 @@ impl Message {
         });
         self.topic.len() + self.payload.len() + properties
     }
+}
+
+/// How a client's QoS 1 or 2 publish came: tells a second delivery of it from another one (MQTT 5, 3.3.1.1, 4.4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    pub client: Arc<str>,
+    pub packet_id: u16,
+    pub again: Again,
+}
+
+/// What its DUP flag says, joined with what is known of the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    First,
+    /// The client sent it before. What it sent up to `after` has all come, so this was first sent later, or has come;
+    /// `None`: the client was not here before in this run.
+    Redelivered {
+        after: Option<Instant>,
+    },
 }
 
 /// Where a message came from: it never goes back there.

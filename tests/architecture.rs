@@ -26,7 +26,7 @@ const SIBLINGS: [&str; 12] =
     ["modbus", "can", "mapping", "broker", "store", "uplink", "status", "hub", "config", "simulate", "probe", "watch"];
 
 /// What everything stands on; it stands on nothing but itself.
-const CORE: [&str; 7] = ["clock", "timestamp", "sample", "message", "command", "driver", "backoff"];
+const CORE: [&str; 8] = ["clock", "pulse", "timestamp", "sample", "message", "command", "driver", "backoff"];
 
 /// Who may import what of a sibling, and why. `*` is any of them.
 const EXCEPTIONS: &[(&str, &[&str], &str)] = &[

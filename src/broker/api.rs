@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::packet::Reason;
-use crate::message::{Message, Origin};
+use crate::message::{Delivery, Message, Origin};
 use crate::store::{DestId, Op, Seq, Space, Stored};
 
 /// A connection, numbered by whoever accepts; never used twice in one run.
@@ -106,8 +106,8 @@ pub enum Output {
     Publish {
         message: Arc<Message>,
         origin: Origin,
-        client: Arc<str>,
-        dup: bool,
+        /// None of a QoS 0 publish or a will.
+        delivery: Option<Delivery>,
         ack: Option<AckToken>,
     },
     /// For the store, in this order among themselves and among the `Append`s that follow `Publish`.

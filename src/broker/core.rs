@@ -12,6 +12,7 @@ use super::api::{AckToken, ConnId, Counters, Input, Output, Peer, Refusal, Resto
 use super::decode;
 use super::encode::{self, OutBuffer};
 use super::guard::Guard;
+use super::heard::Heard;
 use super::login::Login;
 use super::packet::{Packet, Reason, Version};
 use super::pressure::Ledger;
@@ -98,6 +99,7 @@ pub struct Broker {
     pub(crate) subscribers: Subscribers,
     pub(crate) retained: Retained,
     pub(crate) guard: Guard,
+    pub(crate) heard: Heard,
     pub(crate) timers: BTreeSet<(Instant, Timer)>,
     pub(crate) outputs: VecDeque<Output>,
     /// Connections with something in `out`.
@@ -127,6 +129,7 @@ impl Broker {
             subscribers: Subscribers::default(),
             retained: Retained::new(spec.limits.max_retained_messages, spec.limits.max_retained_bytes),
             guard: Guard::default(),
+            heard: Heard::default(),
             timers: BTreeSet::new(),
             outputs: VecDeque::new(),
             dirty: VecDeque::new(),

@@ -12,7 +12,7 @@ use super::routing::{bare_filter, is_valid_subscription, share};
 use super::session::{Reply, Taken};
 use crate::clock::{Now, UnixMs};
 use crate::hub::topics::is_valid_topic;
-use crate::message::{Message, Origin, Properties, Qos};
+use crate::message::{Again, Delivery, Message, Origin, Properties, Qos};
 use crate::store::{Op, Space};
 
 impl Broker {
@@ -109,7 +109,14 @@ impl Broker {
 
     fn accept_publish(&mut self, now: Now, key: u32, packet: Publish, topic: Arc<str>) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
-        let client = session.client.clone();
+        let delivery = (packet.qos != Qos::AtMostOnce).then(|| Delivery {
+            client: session.client.clone(),
+            packet_id: packet.id,
+            again: match packet.dup {
+                true => Again::Redelivered { after: self.heard.until(&session.client) },
+                false => Again::First,
+            },
+        });
         let mut properties = packet.properties;
         let response = properties.as_ref().and_then(|properties| properties.response_topic.as_deref());
         // An answer that its asker may neither read nor write would be somebody else's writing in its name.
@@ -136,8 +143,7 @@ impl Broker {
         self.outputs.push_back(Output::Publish {
             message,
             origin: Origin::Session(key),
-            client,
-            dup: packet.dup,
+            delivery,
             ack: number.map(|number| AckToken { session: key, number }),
         });
     }

@@ -154,6 +154,7 @@ impl Broker {
         let State::Open { session: key } = state.state else { return };
         let Some(session) = self.sessions.get_mut(&key) else { return };
         session.conn = None;
+        self.heard.remember(&session.client, state.last_seen);
         session.replies.clear();
         session.outbound.park(session.dest.is_some());
         self.release(now, key);
@@ -209,16 +210,9 @@ impl Broker {
             self.counters.publish_denied += 1;
             return;
         }
-        let client = session.client.clone();
         self.save_session(key);
         let message = Arc::new(message);
-        self.outputs.push_back(Output::Publish {
-            message,
-            origin: Origin::Session(key),
-            client,
-            dup: false,
-            ack: None,
-        });
+        self.outputs.push_back(Output::Publish { message, origin: Origin::Session(key), delivery: None, ack: None });
     }
 
     /// Takes over what the last run left. Every session begins disconnected, and its time begins anew: how long the gateway was off cannot

@@ -10,6 +10,7 @@ mod counters;
 mod decode;
 mod encode;
 mod guard;
+mod heard;
 mod inbound;
 mod lifecycle;
 mod login;

@@ -28,6 +28,8 @@ use super::core::CHOKE_BYTES;
 use super::passwd::verify_password;
 use super::spec::{Limits, ListenerSpec, ListenerTransport};
 use super::tls::task::{Identity, TlsError, common_name};
+use crate::clock::Now;
+use crate::pulse::{self, Pulse};
 
 /// Events that wait for the core's loop. Beyond it connections are not read.
 const EVENTS: usize = 256;
@@ -35,6 +37,8 @@ const EVENTS: usize = 256;
 const VERIFICATIONS: usize = 1;
 /// After an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A turn of an accept loop waits for a connection, and for the connection rate.
+const TURN: Duration = pulse::IDLE.saturating_mul(2);
 /// The certificate's files are looked at this often at most, when somebody connects.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(10);
 
@@ -64,6 +68,7 @@ struct Listener {
     place: usize,
     local: SocketAddr,
     identity: Option<Rc<RefCell<Identity>>>,
+    pulse: Pulse,
     task: JoinHandle<()>,
 }
 
@@ -156,7 +161,7 @@ impl Net {
                     for (place, spec, identity) in closed {
                         match self.bind(place, &spec, identity).await {
                             Ok(listener) => self.listeners.push(listener),
-                            Err(lost) => error!("{lost}: it listened there before"),
+                            Err(lost) => error!("{lost} again, where it listened before"),
                         }
                     }
                     return Err(error);
@@ -182,10 +187,16 @@ impl Net {
         let socket = TcpListener::bind(bind).await.map_err(|source| NetError::Bind { bind, source })?;
         let local = socket.local_addr().map_err(|source| NetError::Bind { bind, source })?;
         info!(%local, transport = ?spec.transport, tls = spec.tls.is_some(), "listening");
-        let accept = accept(self.shared.clone(), socket, place, spec.transport, identity.clone());
+        let pulse = Pulse::new(Now::read());
+        let accept = accept(self.shared.clone(), socket, place, spec.transport, identity.clone(), pulse.clone());
         #[allow(clippy::disallowed_methods, reason = "an accept loop")]
         let task = tokio::task::spawn_local(accept);
-        Ok(Listener { spec: spec.clone(), place, local, identity, task })
+        Ok(Listener { spec: spec.clone(), place, local, identity, pulse, task })
+    }
+
+    /// Each listener's sign of life.
+    pub fn pulses(&self) -> impl Iterator<Item = (SocketAddr, &Pulse)> {
+        self.listeners.iter().map(|listener| (listener.local, &listener.pulse))
     }
 
     /// Where the listeners really listen, in no particular order; for tests and the log.
@@ -263,12 +274,15 @@ async fn accept(
     listener: usize,
     transport: ListenerTransport,
     identity: Option<Rc<RefCell<Identity>>>,
+    pulse: Pulse,
 ) {
     let mut checked: Option<tokio::time::Instant> = None;
     loop {
-        let (stream, address) = match socket.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
+        pulse.beat(Now::read(), TURN);
+        let (stream, address) = match tokio::time::timeout(pulse::IDLE, socket.accept()).await {
+            Ok(Ok(accepted)) => accepted,
+            Err(_) => continue,
+            Ok(Err(error)) => {
                 warn!(%error, "accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
@@ -295,7 +309,7 @@ async fn accept(
 
 /// Waits until the connection rate allows another, over all listeners; gives the time.
 async fn pace(shared: &Shared) -> tokio::time::Instant {
-    let now = tokio::time::Instant::from_std(crate::clock::Now::read().mono);
+    let now = tokio::time::Instant::from_std(Now::read().mono);
     let step = Duration::from_secs(1) / shared.limits.get().max_connection_rate.max(1);
     // Up to a second's worth may come at once.
     let earliest = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);

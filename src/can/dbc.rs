@@ -1,5 +1,6 @@
 //! DBC files made ready to compile into points: names, layouts, multiplexing, value tables, units.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -138,12 +139,7 @@ impl DbcMessage {
 
 /// Text that is not UTF-8 is taken as Windows-1252, in which the usual tools write.
 pub fn parse(file: &[u8]) -> Result<Database, DbcError> {
-    let text = match std::str::from_utf8(file) {
-        Ok(text) => text.into(),
-        Err(_) => {
-            can_dbc::decode_cp1252(file).ok_or_else(|| DbcError::File("neither UTF-8 nor Windows-1252".into()))?
-        }
-    };
+    let text = std::str::from_utf8(file).map_or_else(|_| Cow::Owned(windows_1252(file)), Cow::Borrowed);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let dbc = Dbc::try_from(text).map_err(|error| syntax_error(&error))?;
     let facts = Facts::of(&dbc, text);
@@ -164,6 +160,19 @@ pub fn parse(file: &[u8]) -> Result<Database, DbcError> {
         }
     }
     Ok(database)
+}
+
+/// The WHATWG's table: Latin-1 but for the second 32 of its control characters. Every byte means something in it.
+fn windows_1252(bytes: &[u8]) -> String {
+    const FROM_80: [char; 32] = [
+        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', //
+        '\u{90}', '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
+    ];
+    let letter = |byte: &u8| match byte {
+        0x80..=0x9F => FROM_80[usize::from(byte - 0x80)],
+        _ => char::from(*byte),
+    };
+    bytes.iter().map(letter).collect()
 }
 
 /// The parser's position stands in its text only: ` --> 3:5` in the first line.

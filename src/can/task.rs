@@ -21,6 +21,7 @@ use super::spec::BusSpec;
 use crate::clock::{Now, UnixMs};
 use crate::command::Command;
 use crate::driver::{BusEvent, BusStatus, LinkState};
+use crate::pulse::{self, Pulse};
 use crate::sample::BusId;
 
 /// Tries to open the interface come at growing intervals up to this: it has no event for "up again".
@@ -41,16 +42,18 @@ pub type Open = Rc<dyn Fn(&BusSpec) -> io::Result<CanSocket>>;
 
 /// Drives the bus until `commands` closes or nobody listens to `events` any more.
 pub async fn run(spec: BusSpec, bus: BusId, events: mpsc::Sender<BusEvent>, commands: mpsc::Receiver<Command>) {
-    run_on(spec, bus, events, commands, open).await;
+    run_on(spec, bus, events, commands, Pulse::new(Now::read()), open).await;
 }
 
 /// As [`run`], on sockets that `open` makes: any that keeps the bounds of messages does, such as one end of a Unix
 /// SEQPACKET pair where the kernel has no CAN. What is written and read is `struct can_frame` or `struct canfd_frame`.
+/// `pulse` is late where it hangs: on a gateway that takes no events, or in itself.
 pub async fn run_on(
     spec: BusSpec,
     bus: BusId,
     events: mpsc::Sender<BusEvent>,
     commands: mpsc::Receiver<Command>,
+    pulse: Pulse,
     open: impl FnMut(&BusSpec) -> io::Result<CanSocket>,
 ) {
     let now = Now::read();
@@ -63,6 +66,7 @@ pub async fn run_on(
         core,
         events,
         commands,
+        pulse,
         open,
         line: None,
         reopen: (Instant::from_std(now.mono), REOPEN_MIN),
@@ -80,6 +84,7 @@ struct Task<F> {
     core: Bus,
     events: mpsc::Sender<BusEvent>,
     commands: mpsc::Receiver<Command>,
+    pulse: Pulse,
     open: F,
     line: Option<Line>,
     /// When to try next, and how long to wait after that.
@@ -101,6 +106,7 @@ impl<F: FnMut(&BusSpec) -> io::Result<CanSocket>> Task<F> {
     /// `None`: it is over.
     async fn turn(&mut self) -> Option<()> {
         let now = Now::read();
+        self.pulse.beat(now, pulse::IDLE);
         self.open_if_due(now);
         self.core.handle_timeout(now);
         self.transmit(now);
@@ -117,9 +123,8 @@ impl<F: FnMut(&BusSpec) -> io::Result<CanSocket>> Task<F> {
         let due = self.core.next_due().map(Instant::from_std);
         let reopen = self.line.is_none().then_some(self.reopen.0);
         let status = (self.core.status() != self.told.0).then_some(self.told.1 + STATUS_INTERVAL);
-        let at = [due, reopen, self.retry, status].into_iter().flatten().min();
-        // Without anything due it is for ever; an hour is as good.
-        let at = at.unwrap_or(Instant::from_std(now.mono) + Duration::from_secs(3600));
+        let idle = Instant::from_std(now.mono) + pulse::IDLE;
+        let at = [due, reopen, self.retry, status].into_iter().flatten().fold(idle, Instant::min);
         let line = self.line.as_ref();
         let readable = async {
             match line {

@@ -18,7 +18,7 @@ use crate::hub::commit::Committer;
 use crate::hub::routes::{Routes, Uplink};
 use crate::mapping::command::{CommandIds, Commands};
 use crate::mapping::publish::{Boot, Publisher};
-use crate::message::{Message, Origin};
+use crate::message::{Delivery, Message, Origin};
 use crate::sample::{BusId, Fault, PointId};
 use crate::status::snapshot::Work;
 use crate::store::{Batch, DestId, Op, Seq, StoreEvent, StoreStatus};
@@ -57,19 +57,18 @@ enum Haste {
 }
 
 /// Where a message comes from, and how.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Source {
     origin: Origin,
-    /// MQTT's DUP flag.
-    dup: bool,
+    delivery: Option<Delivery>,
     haste: Haste,
 }
 
 impl Source {
     /// Samples and the status topics.
-    const SAMPLE: Self = Self { origin: Origin::Gateway, dup: false, haste: Haste::Sample };
+    const SAMPLE: Self = Self { origin: Origin::Gateway, delivery: None, haste: Haste::Sample };
     /// The result of a command.
-    const ANSWER: Self = Self { origin: Origin::Gateway, dup: false, haste: Haste::Urgent };
+    const ANSWER: Self = Self { origin: Origin::Gateway, delivery: None, haste: Haste::Urgent };
 }
 
 /// What happens once the store has what was appended before.
@@ -221,8 +220,8 @@ impl Core {
         match event {
             UplinkEvent::Message { uplink, message, token } => {
                 let waiter = Waiter::Upstream { uplink, token };
-                // Redelivery cannot come: the connection upstream starts clean, so DUP says nothing here.
-                let source = Source { origin: Origin::Uplink(uplink), dup: false, haste: Haste::Urgent };
+                // Redelivery cannot come: the connection upstream starts clean.
+                let source = Source { origin: Origin::Uplink(uplink), delivery: None, haste: Haste::Urgent };
                 self.publish(now, &Arc::new(message), source, Some(waiter));
                 self.drain_broker(now);
             }

@@ -9,7 +9,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tracing::{error, info, warn};
 
+use super::journal;
 use super::task::{self, Control};
+use super::watchdog::notify;
 use crate::check;
 use crate::config::{self, Diagnostic, Outcome};
 
@@ -23,9 +25,13 @@ const REFUSED: u8 = 2;
 pub fn run(file: &Path) -> ExitCode {
     let outcome = check::with_loads(config::load(file));
     let Some(plan) = outcome.plan else {
-        // As `check` prints them, so that an editor finds the place.
-        let text: String = outcome.diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n")).collect();
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        if journal::is_stderr() {
+            tell(&outcome.diagnostics);
+        } else {
+            // As `check` prints them, so that an editor finds the place.
+            let text: String = outcome.diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n")).collect();
+            let _ = std::io::stderr().write_all(text.as_bytes());
+        }
         error!("the configuration does not check; nothing was started");
         return ExitCode::from(REFUSED);
     };
@@ -108,15 +114,16 @@ async fn reload(control: &mpsc::Sender<Control>, file: &Path) {
             let asked = control.send(Control::Reload(Box::new(plan), answer)).await;
             match done.await {
                 Ok(Ok(())) => info!("reloaded"),
-                Ok(Err(reason)) => error!("not reloaded, the running configuration stays in force: {reason}"),
+                Ok(Err(reason)) => not_reloaded(&reason),
                 Err(_) => warn!(asked = asked.is_ok(), "the gateway is stopping: not reloaded"),
             }
         }
         Ok(Outcome { diagnostics, .. }) => {
             tell(&diagnostics);
-            error!("not reloaded, the running configuration stays in force");
+            let first = diagnostics.iter().find(|diagnostic| diagnostic.is_error());
+            not_reloaded(&first.map(ToString::to_string).unwrap_or_default());
         }
-        Err(failure) => error!("not reloaded, the running configuration stays in force: {failure}"),
+        Err(failure) => not_reloaded(&failure.to_string()),
     }
     notify(&[sd_notify::NotifyState::Ready]);
 }
@@ -124,6 +131,13 @@ async fn reload(control: &mpsc::Sender<Control>, file: &Path) {
 #[allow(clippy::disallowed_methods, reason = "reading files must not stop the loop")]
 async fn read(file: PathBuf) -> Result<Outcome, tokio::task::JoinError> {
     tokio::task::spawn_blocking(move || check::with_loads(config::load(&file))).await
+}
+
+/// In the log, and on the first line of `systemctl status`.
+fn not_reloaded(reason: &str) {
+    let reason = reason.lines().next().unwrap_or_default();
+    error!("not reloaded, the running configuration stays in force: {reason}");
+    notify(&[sd_notify::NotifyState::Status(&format!("not reloaded: {reason}"))]);
 }
 
 fn tell(diagnostics: &[Diagnostic]) {
@@ -140,11 +154,5 @@ fn notify_reloading() {
     match sd_notify::NotifyState::monotonic_usec_now() {
         Ok(at) => notify(&[sd_notify::NotifyState::Reloading, at]),
         Err(failure) => warn!("cannot tell systemd that a reload began: {failure}"),
-    }
-}
-
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(failure) = sd_notify::notify(states) {
-        warn!("cannot tell systemd: {failure}");
     }
 }

@@ -1,6 +1,7 @@
 //! The gateway's loop: waits for whatever happens first, tells the core, and does what the core says.
 
 mod opening;
+mod stopping;
 mod swap;
 
 use std::collections::BTreeMap;
@@ -11,13 +12,14 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
-use tracing::{info, warn};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tracing::warn;
 
 use self::opening::{boot_id, lock_state, open_store, uplink_dest_after, uplink_queues};
 use super::core::{Core, Output};
-use super::parts::{self, BusTask, UplinkTask};
+use super::parts::{BusTask, UplinkTask};
 use super::snapshot::{self, About, Detail};
+use super::watchdog::Watchdog;
 use crate::broker::task::{Events, Net};
 use crate::broker::{Broker, Input, Restored};
 use crate::can;
@@ -26,6 +28,7 @@ use crate::clocksync::{self, ClockState};
 use crate::config::plan::Plan;
 use crate::driver::BusEvent;
 use crate::mapping::publish::Boot;
+use crate::pulse::Pulse;
 use crate::sample::BusId;
 use crate::status;
 use crate::status::snapshot::Snapshot;
@@ -46,11 +49,6 @@ const LOAD_ROWS: usize = 512;
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// In turns of `STATUS_EVERY`.
 const SYS_EVERY: u32 = 10;
-/// The parts of a clean stop; together under the five seconds that the contract gives.
-const BUSES_STOP_WITHIN: Duration = Duration::from_millis(1000);
-const STORE_FLUSH_WITHIN: Duration = Duration::from_millis(1000);
-const UPLINKS_STOP_WITHIN: Duration = Duration::from_millis(1500);
-const STORE_CLOSE_WITHIN: Duration = Duration::from_millis(1000);
 
 /// What others ask of the running gateway.
 pub enum Control {
@@ -73,12 +71,14 @@ struct Gateway {
     status: Option<JoinHandle<()>>,
     open_can: can::task::Open,
     store: StoreHandle,
+    store_pulse: Pulse,
     next: Next,
     /// The uplinks' queues, by the uplinks' names.
     queues: BTreeMap<Arc<str>, DestId>,
     inbox: Senders,
     loaded: mpsc::Sender<Input>,
     turns: u32,
+    watchdog: Watchdog,
     /// Held as long as the gateway runs.
     _lock: Option<File>,
 }
@@ -116,6 +116,7 @@ enum Event {
     Control(Control),
     Clock(ClockState),
     Status,
+    Watchdog,
     Timeout,
 }
 
@@ -131,6 +132,7 @@ impl Event {
             | Self::Control(_)
             | Self::Clock(_)
             | Self::Status
+            | Self::Watchdog
             | Self::Timeout => 0,
         }
     }
@@ -165,7 +167,11 @@ pub async fn run_on(
     let mut tick = interval(STATUS_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let event = receivers.next(&mut control, &mut tick, gateway.core.next_timeout()).await;
+        let at = gateway.core.next_timeout();
+        let event = tokio::select! {
+            event = receivers.next(&mut control, &mut tick, at) => event,
+            () = gateway.watchdog.tick() => Some(Event::Watchdog),
+        };
         let Some(event) = event else { break };
         let now = Now::read();
         let mut bytes = event.bytes();
@@ -248,7 +254,7 @@ impl Gateway {
         let (clock_tx, clock) = watch::channel(ClockState::Unsynced);
         spawn(clocksync::task::run(clock_tx));
 
-        let Opened { handle, events, next_seq, next_dest, destinations, kept, .. } = opened;
+        let Opened { handle, pulse, events, next_seq, next_dest, destinations, kept, .. } = opened;
         let rows =
             kept.into_iter().flat_map(|(space, rows)| rows.into_iter().map(move |(key, value)| (space, key, value)));
         let restored = Restored { rows: rows.collect() };
@@ -265,11 +271,13 @@ impl Gateway {
             status: None,
             open_can,
             store: handle,
+            store_pulse: pulse,
             next: Next { bus: 1, uplink: 1, dest: uplink_dest_after(&destinations, next_dest) },
             queues: uplink_queues(&destinations),
             inbox: Senders { bus: bus_tx, uplink: uplink_tx, question: question_tx },
             loaded,
             turns: 0,
+            watchdog: Watchdog::from_environment(),
             plan: Arc::new(plan),
             _lock: lock,
         };
@@ -288,6 +296,7 @@ impl Gateway {
             Event::Timeout => self.core.handle_timeout(now),
             Event::Clock(state) => self.core.clock = state,
             Event::Status => self.tell_status(now),
+            Event::Watchdog => self.look(now),
             Event::Question(ask) | Event::Control(Control::Snapshot(ask)) => {
                 // Whoever asked may be gone.
                 let _ = ask.send(snapshot::take(&self.core, &self.about, now, Detail::Points));
@@ -300,8 +309,19 @@ impl Gateway {
         }
     }
 
+    /// Whether every part is alive.
+    fn look(&mut self, now: Now) {
+        let buses = self.buses.values().map(|task| (format!("bus {}", task.plan.name()), &task.pulse));
+        let uplinks = self.uplinks.values().map(|task| (format!("uplink {}", task.spec.name), &task.pulse));
+        let listeners = self.net.iter().flat_map(Net::pulses);
+        let listeners = listeners.map(|(address, pulse)| (format!("the listener on {address}"), pulse));
+        let store = [("the store's thread".to_owned(), &self.store_pulse)];
+        self.watchdog.look(now, buses.chain(uplinks).chain(listeners).chain(store));
+    }
+
     fn tell_status(&mut self, now: Now) {
         let snapshot = snapshot::take(&self.core, &self.about, now, Detail::Parts);
+        self.watchdog.tell(&snapshot);
         let mut messages = Vec::new();
         self.topics.update(now, &snapshot, &mut messages);
         if self.turns.is_multiple_of(SYS_EVERY)
@@ -328,6 +348,7 @@ impl Gateway {
         self.start_parts(now, &plan);
         self.core.drain(now);
         self.plan = Arc::new(plan);
+        self.watchdog.forget();
         Ok(())
     }
 
@@ -376,71 +397,6 @@ impl Gateway {
             // The loop may have ended.
             let _ = loaded.send(Input::Loaded { dest, after, rows, more }).await;
         });
-    }
-
-    /// Buses first, so that nothing new comes; then what is left goes to the disk; then everybody is told.
-    async fn stop(mut self, receivers: &mut Receivers) {
-        let now = Now::read();
-        info!("stopping");
-        let buses = std::mem::take(&mut self.buses);
-        let handles = buses.into_values().map(|task| task.handle).collect();
-        let drain = async {
-            while let Some(event) = receivers.bus.recv().await {
-                self.core.bus(now, event);
-            }
-        };
-        tokio::select! {
-            () = parts::join(handles, BUSES_STOP_WITHIN) => {}
-            () = drain => {}
-        }
-        while let Ok(event) = receivers.bus.try_recv() {
-            self.core.bus(now, event);
-        }
-        for id in self.core.buses.keys().copied().collect::<Vec<_>>() {
-            self.core.remove_bus(now, id);
-        }
-        let offline = self.topics.presence(false);
-        self.core.announce(now, vec![offline]);
-        self.act(now);
-        if timeout(STORE_FLUSH_WITHIN, self.flush(receivers)).await.is_err() {
-            warn!("the disk did not take everything in time; what it did not take was not acknowledged");
-        }
-        let uplinks = std::mem::take(&mut self.uplinks);
-        parts::join(uplinks.into_values().map(|task| task.handle).collect(), UPLINKS_STOP_WITHIN).await;
-        if let Some(broker) = &mut self.core.broker {
-            broker.shutdown(Now::read());
-        }
-        self.core.drain(now);
-        self.act(now);
-        if timeout(STORE_CLOSE_WITHIN, self.close_store(receivers)).await.is_err() {
-            warn!("the store did not close in time; it is checked at the next start");
-        }
-        info!("stopped");
-    }
-
-    /// Until the store has said that it has everything.
-    async fn flush(&mut self, receivers: &mut Receivers) {
-        loop {
-            while let Some(batch) = self.core.flush() {
-                if self.store.commit(batch).await.is_err() {
-                    return;
-                }
-            }
-            if self.core.is_stored() {
-                return;
-            }
-            let Some(event) = receivers.store.recv().await else { return };
-            let now = Now::read();
-            self.core.store(now, event);
-            self.act(now);
-        }
-    }
-
-    async fn close_store(&mut self, receivers: &mut Receivers) {
-        self.flush(receivers).await;
-        let store = self.store.clone();
-        let drain = async { while receivers.store.recv().await.is_some() {} };
-        tokio::join!(store.close(), drain);
     }
 }
 

@@ -14,11 +14,11 @@ use crate::mapping::convert::{Conversion, Reading};
 use crate::mapping::judge::{Decision, Judge, Refusal, rejected};
 use crate::mapping::number::{Decimal, Number};
 use crate::mapping::publish::to_json;
-use crate::mapping::recent::Recent;
-use crate::mapping::request::{Given, PAYLOAD_BYTES_MAX, Request, parse};
+use crate::mapping::recent::{DeliveryName, Recent};
+use crate::mapping::request::{Given, Request, parse};
 use crate::mapping::result::{Asker, Status};
 use crate::mapping::rule::{Kind, PointRule, WriteRule};
-use crate::message::{Message, Origin};
+use crate::message::{Again, Delivery, Message, Origin};
 use crate::sample::{BusId, PointId, Value};
 
 /// Commands of one bus that wait for their outcome; one more is refused.
@@ -49,8 +49,8 @@ pub struct Arrival<'a> {
     /// `retain` as its publisher set it.
     pub message: &'a Message,
     pub origin: Origin,
-    /// MQTT's DUP flag: it may be the same delivery once more.
-    pub dup: bool,
+    /// Of a client's QoS 1 or 2 publish.
+    pub delivery: Option<&'a Delivery>,
 }
 
 /// A point's value as it was read last, and not a fault since.
@@ -78,20 +78,12 @@ struct Waiting {
     give_up: Instant,
 }
 
-/// The last delivery to a point, to know it again when it comes twice without an id.
-#[derive(Debug)]
-struct Delivery {
-    payload: Bytes,
-    origin: Origin,
-    at: Instant,
-}
-
 #[derive(Debug)]
 struct Point {
     conversion: Conversion,
     result_topic: Arc<str>,
-    recent: Recent,
-    last: Option<Delivery>,
+    ids: Recent<String>,
+    deliveries: Recent<DeliveryName>,
     accepted_at: Option<Instant>,
     /// What the device was last told and acknowledged; newer than `Known` until it is read again.
     written: Option<(Value, Instant)>,
@@ -108,6 +100,14 @@ impl Point {
             Some((raw, at)) if known.received <= *at => Some(raw.clone()),
             _ => Some(self.conversion.field(known.raw)),
         }
+    }
+
+    /// `Some` where the command came before: with its result, once there is one.
+    fn earlier(&mut self, now: Instant, asker: &Asker, again: Again) -> Option<Option<Bytes>> {
+        let by_id = asker.id.as_ref().and_then(|id| self.ids.find(now, id));
+        let redelivered = asker.delivery.as_ref().filter(|_| again != Again::First);
+        let found = by_id.or_else(|| self.deliveries.find(now, redelivered?))?;
+        Some(found.cloned())
     }
 }
 
@@ -128,8 +128,8 @@ impl Commands {
             .map(|rule| Point {
                 conversion: Conversion::new(rule),
                 result_topic: format!("{}/set/result", rule.topic).into(),
-                recent: Recent::default(),
-                last: None,
+                ids: Recent::default(),
+                deliveries: Recent::default(),
                 accepted_at: None,
                 written: None,
                 fail_safe_at: None,
@@ -150,19 +150,20 @@ impl Commands {
         let index = arrival.index as usize;
         let (point, rule) = (self.points.get_mut(index)?, self.rules.get(index)?);
         let mut asker = Asker::of(arrival.message, arrival.origin);
-        let verdict = match readable(now, point, rule, arrival) {
-            Ok(None) => return None,
+        asker.delivery = arrival.delivery.map(|delivery| DeliveryName::new(delivery, &arrival.message.payload));
+        let again = arrival.delivery.map_or(Again::First, |delivery| delivery.again);
+        let verdict = match readable(rule, arrival.message) {
             Err((id, refusal)) => {
                 asker.id = id;
                 Err(refusal)
             }
-            Ok(Some((request, write))) => {
+            Ok((request, write)) => {
                 asker.id.clone_from(&request.id);
                 asker.value = Some(echo(&request.value));
-                if let Some(earlier) = request.id.as_ref().and_then(|id| point.recent.find(now.mono, id)) {
+                if let Some(earlier) = point.earlier(now.mono, &asker, again) {
                     // Where its result is still to come, that one answers this delivery as well.
                     if let Some(payload) = earlier {
-                        asker.answer(&point.result_topic, payload, out);
+                        asker.answer(&point.result_topic, &payload, out);
                     }
                     return None;
                 }
@@ -175,21 +176,27 @@ impl Commands {
                     ahead: on_the_way.map(|waiting| &waiting.raw).collect(),
                     held: point.held(known),
                     accepted_at: point.accepted_at,
+                    again,
                 };
                 judge.decide(now, arrival.message, &request).map(|decision| (decision, write))
             }
         };
+        if let Some(delivery) = &asker.delivery {
+            point.deliveries.remember(now.mono, delivery.clone());
+        }
         let (decision, write) = match verdict {
             Ok(verdict) => verdict,
             Err(Refusal { status, reason }) => {
                 let payload = asker.payload(status, None, Some(&reason), now.wall);
+                // Its id may be used again, once the reason is gone.
+                settle_delivery(point, &asker, &payload);
                 asker.answer(&point.result_topic, &payload, out);
                 return None;
             }
         };
         point.fail_safe_at = write.fail_safe.as_ref().and_then(|safe| now.mono.checked_add(safe.after));
         if let Some(id) = &asker.id {
-            point.recent.remember(now.mono, id);
+            point.ids.remember(now.mono, id.clone());
         }
         if !decision.unless_equal {
             point.accepted_at = Some(now.mono);
@@ -307,21 +314,21 @@ fn rearm_fail_safe(point: &mut Point, rule: &PointRule, was_fail_safe: bool, now
 
 fn settle(point: &mut Point, asker: &Asker, payload: &Bytes, out: &mut Vec<Answer>) {
     if let Some(id) = &asker.id {
-        point.recent.settle(id, payload);
+        point.ids.settle(id, payload);
     }
+    settle_delivery(point, asker, payload);
     asker.answer(&point.result_topic, payload, out);
 }
 
-/// The request and the point's limits, or why there is none; `Ok(None)` for a delivery that came before.
-#[allow(clippy::type_complexity, reason = "used once")]
-fn readable<'a>(
-    now: Now,
-    point: &mut Point,
-    rule: &'a PointRule,
-    arrival: Arrival<'_>,
-) -> Result<Option<(Request, &'a WriteRule)>, (Option<String>, Refusal)> {
+fn settle_delivery(point: &mut Point, asker: &Asker, payload: &Bytes) {
+    if let Some(delivery) = &asker.delivery {
+        point.deliveries.settle(delivery, payload);
+    }
+}
+
+/// The request and the point's limits, or why there is none.
+fn readable<'a>(rule: &'a PointRule, message: &Message) -> Result<(Request, &'a WriteRule), (Option<String>, Refusal)> {
     let text = matches!(rule.kind, Kind::Text { .. });
-    let message = arrival.message;
     let request = parse(&message.payload, text);
     let id = match &request {
         Ok(request) => request.id.clone(),
@@ -333,21 +340,8 @@ fn readable<'a>(
     if message.retain {
         return Err((id, rejected("a retained command is not carried out: it could act again at any time")));
     }
-    if message.payload.len() <= PAYLOAD_BYTES_MAX {
-        let again = point.last.as_ref().is_some_and(|last| {
-            arrival.dup
-                && last.origin == arrival.origin
-                && last.payload == message.payload
-                && now.mono.saturating_duration_since(last.at) < write.ttl
-        });
-        if again && id.is_none() {
-            return Ok(None);
-        }
-        let payload = Bytes::copy_from_slice(&message.payload);
-        point.last = Some(Delivery { payload, origin: arrival.origin, at: now.mono });
-    }
     match request {
-        Ok(request) => Ok(Some((request, write))),
+        Ok(request) => Ok((request, write)),
         Err(unreadable) => Err((id, rejected(unreadable.reason))),
     }
 }

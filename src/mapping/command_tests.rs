@@ -56,14 +56,24 @@ impl Bench {
         self.commands.handle_timeout(self.now, &mut self.answers)
     }
 
-    fn send(&mut self, message: &Message, dup: bool) -> Option<Command> {
+    fn send(&mut self, message: &Message, delivery: Option<&Delivery>) -> Option<Command> {
         let known = self.known.as_ref().map(|(raw, received)| Known { raw, received: *received });
-        let arrival = Arrival { index: 0, message, origin: PEER, dup };
+        let arrival = Arrival { index: 0, message, origin: PEER, delivery };
         self.commands.handle(self.now, arrival, known, &mut self.answers)
     }
 
     fn set(&mut self, payload: &str) -> Option<Command> {
-        self.send(&set(payload), false)
+        self.send(&set(payload), None)
+    }
+
+    fn deliver(&mut self, payload: &str, packet_id: u16, again: Again) -> Option<Command> {
+        self.send(&set(payload), Some(&delivery(packet_id, again)))
+    }
+
+    /// A redelivery, of a client that was heard until so long ago.
+    fn deliver_again(&mut self, payload: &str, packet_id: u16, millis_ago: u64) -> Option<Command> {
+        let after = self.now.mono.checked_sub(Duration::from_millis(millis_ago));
+        self.deliver(payload, packet_id, Again::Redelivered { after })
     }
 
     fn done(&mut self, command: &Command, readback: Option<u64>) {
@@ -97,6 +107,10 @@ impl Bench {
         assert_eq!(told, status, "{payload}: {error}");
         assert!(error.contains(reason), "{payload}: {error}");
     }
+}
+
+fn delivery(packet_id: u16, again: Again) -> Delivery {
+    Delivery { client: "scada".into(), packet_id, again }
 }
 
 fn set(payload: &str) -> Message {
@@ -166,7 +180,7 @@ fn what_is_wrong_is_rejected_with_its_reason() {
 #[test]
 fn a_retained_command_is_rejected() {
     let mut bench = Bench::new(writable(write()));
-    assert_eq!(bench.send(&Message { retain: true, ..set("1") }, false), None);
+    assert_eq!(bench.send(&Message { retain: true, ..set("1") }, None), None);
     assert_eq!(bench.result().0, "rejected");
 }
 
@@ -176,7 +190,7 @@ fn a_late_command_is_expired_and_its_deadline_is_the_earliest_that_anyone_gave()
     bench.refuses(r#"{"value":1,"expires":"2026-01-31T12:00:00.123Z"}"#, "expired", "passed");
     let command = bench.set(r#"{"value":1,"expires":"2026-01-31T13:00:02.123+01:00"}"#).unwrap();
     assert_eq!(command.expires, bench.now.mono + Duration::from_secs(2));
-    let command = bench.send(&Message { expires: Some(UnixMs(NOON.0 + 1000)), ..set("2") }, false).unwrap();
+    let command = bench.send(&Message { expires: Some(UnixMs(NOON.0 + 1000)), ..set("2") }, None).unwrap();
     assert_eq!(command.expires, bench.now.mono + Duration::from_secs(1));
     bench.failed(&command, NotDone::Expired);
     assert_eq!(bench.result().0, "expired");
@@ -253,14 +267,42 @@ fn an_id_acts_once_and_its_result_is_told_again() {
 }
 
 #[test]
-fn a_redelivery_without_id_does_not_act_again() {
+fn commands_that_are_delivered_again_act_once_each_also_in_a_row_and_by_another_session() {
     let mut bench = Bench::new(writable(write()));
-    assert!(bench.set("42").is_some());
-    assert_eq!(bench.send(&set("42"), true), None);
-    assert!(bench.answers.is_empty());
-    assert!(bench.send(&set("43"), true).is_some(), "another payload is another command");
-    bench.wait(5000);
-    assert!(bench.send(&set("43"), true).is_some(), "its first delivery never came in its time to live");
+    let first = bench.deliver("42", 1, Again::First).unwrap();
+    let second = bench.deliver("43", 2, Again::First).unwrap();
+    bench.done(&first, None);
+    let told = bench.results();
+    assert_eq!(bench.deliver_again("42", 1, 100), None);
+    assert_eq!(bench.results(), told, "its result is told again");
+    assert_eq!(bench.deliver_again("43", 2, 100), None);
+    assert!(bench.results().is_empty(), "its result is still to come");
+    bench.done(&second, None);
+    assert!(bench.deliver("43", 2, Again::First).is_some(), "the client sends the same once more");
+}
+
+#[test]
+fn a_redelivery_that_did_not_come_before_acts_only_while_it_is_surely_in_time() {
+    let mut bench = Bench::new(writable(write()));
+    let command = bench.deliver_again("42", 1, 4000).unwrap();
+    assert_eq!(command.expires, bench.now.mono + Duration::from_secs(1), "what is left of ttl_ms");
+    assert_eq!(bench.deliver_again("43", 2, 5000), None);
+    assert_eq!(bench.result().0, "expired");
+    assert_eq!(bench.deliver("44", 3, Again::Redelivered { after: None }), None);
+    let (status, error) = bench.result();
+    assert_eq!(status, "expired");
+    assert!(error.contains("send it anew"), "{error}");
+}
+
+#[test]
+fn a_command_that_was_refused_is_refused_again_when_it_is_delivered_again() {
+    let mut bench = Bench::new(writable(WriteRule { min_interval: Duration::from_secs(1), ..write() }));
+    assert!(bench.deliver("1", 1, Again::First).is_some());
+    assert_eq!(bench.deliver("2", 2, Again::First), None);
+    let refused = bench.results();
+    bench.wait(2000);
+    assert_eq!(bench.deliver_again("2", 2, 100), None);
+    assert_eq!(bench.results(), refused);
 }
 
 #[test]
@@ -274,7 +316,7 @@ fn a_response_topic_gets_the_result_with_its_correlation_data() {
         };
         message.properties = Some(Arc::new(properties));
         let mut bench = Bench::new(writable(write()));
-        bench.send(&message, false);
+        bench.send(&message, None);
         bench.answers
     };
     let answers = ask("replies/7");
@@ -365,7 +407,9 @@ proptest! {
                     // Id 0: fresh each time; the others come again and again.
                     let id = if id == 0 { format!("fresh-{number}") } else { format!("id-{id}") };
                     let message = Message { retain, ..set(&format!(r#"{{"value":{value},"id":"{id}"}}"#)) };
-                    if let Some(command) = bench.send(&message, dup) {
+                    let after = Some(bench.now.mono);
+                    let again = if dup { Again::Redelivered { after } } else { Again::First };
+                    if let Some(command) = bench.send(&message, Some(&delivery(1, again))) {
                         prop_assert!(!retain);
                         prop_assert!(ids.insert(id), "written twice");
                         written += 1;
@@ -404,7 +448,7 @@ proptest! {
     fn no_payload_panics_and_each_gets_a_result_or_a_write(payload: Vec<u8>) {
         let mut bench = Bench::new(writable(write()));
         let message = Message::new("plant/boiler/setpoint/set", payload, Qos::AtMostOnce, false);
-        let command = bench.send(&message, false);
+        let command = bench.send(&message, None);
         prop_assert_eq!(bench.results().len(), usize::from(command.is_none()));
     }
 }

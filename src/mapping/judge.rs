@@ -9,7 +9,7 @@ use crate::mapping::number::{Decimal, Number};
 use crate::mapping::request::{Given, Request};
 use crate::mapping::result::Status;
 use crate::mapping::rule::{Kind, PointRule, WriteRule};
-use crate::message::Message;
+use crate::message::{Again, Message};
 use crate::sample::Value;
 
 /// How a command ends that does not act.
@@ -47,6 +47,7 @@ pub(crate) struct Judge<'a> {
     pub(crate) held: Option<Value>,
     /// When the last command to this point was taken.
     pub(crate) accepted_at: Option<Instant>,
+    pub(crate) again: Again,
 }
 
 impl Judge<'_> {
@@ -78,6 +79,17 @@ impl Judge<'_> {
         let until =
             |at: UnixMs| u64::try_from(at.0.saturating_sub(now.wall.0)).map_or(Duration::ZERO, Duration::from_millis);
         let mut life = self.write.ttl;
+        if let Again::Redelivered { after } = self.again {
+            let Some(after) = after else {
+                return Err(expired(
+                    "a redelivery from a client that was not here since the gateway started: it may have acted before, send it anew",
+                ));
+            };
+            life = life.saturating_sub(now.mono.saturating_duration_since(after));
+            if life.is_zero() {
+                return Err(expired("a redelivery that may be older than ttl_ms: send it anew"));
+            }
+        }
         if let Some(expires) = message.expires {
             life = life.min(until(expires));
         }

@@ -8,6 +8,7 @@ use crate::clock::UnixMs;
 use crate::hub::topics::is_valid_topic;
 use crate::mapping::command::Answer;
 use crate::mapping::json;
+use crate::mapping::recent::DeliveryName;
 use crate::message::{Message, Origin, Properties, Qos};
 use crate::timestamp::Timestamps;
 
@@ -25,6 +26,8 @@ pub(crate) struct Asker {
     pub(crate) id: Option<String>,
     /// As a piece of JSON.
     pub(crate) value: Option<String>,
+    /// Of a client's QoS 1 or 2 publish.
+    pub(crate) delivery: Option<DeliveryName>,
     reply: Option<Reply>,
 }
 
@@ -48,11 +51,11 @@ impl Asker {
                 origin,
             })
         });
-        Self { id: None, value: None, reply }
+        Self { id: None, value: None, delivery: None, reply }
     }
 
     pub(crate) fn gateway(id: &str) -> Self {
-        Self { id: Some(id.to_owned()), value: None, reply: None }
+        Self { id: Some(id.to_owned()), value: None, delivery: None, reply: None }
     }
 
     pub(crate) fn payload(&self, status: Status, readback: Option<&str>, error: Option<&str>, now: UnixMs) -> Bytes {

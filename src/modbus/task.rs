@@ -17,6 +17,7 @@ use crate::clock::{Now, UnixMs};
 use crate::command::Command;
 use crate::driver::{BusEvent, BusStatus, LinkState};
 use crate::modbus::pdu::Answer;
+use crate::pulse::Pulse;
 use crate::sample::BusId;
 
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -24,6 +25,11 @@ const BACKOFF_MIN: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A link that lived for so long was a good one: the next attempt comes soon.
 const LIVED: Duration = Duration::from_secs(5);
+
+/// A turn waits for a quiet line, a slow adapter or the next status, beside the time of an exchange.
+const TURN: Duration = Duration::from_secs(5);
+/// An ASCII frame: twice 255 characters and what stands around them.
+const FRAME_CHARACTERS_MAX: u32 = 520;
 
 /// Why a link is no longer served.
 enum Ended {
@@ -39,7 +45,18 @@ struct Gone;
 
 /// Serves a bus until `commands` closes or nobody takes the events any more. Every command gets its outcome.
 pub async fn run(spec: BusSpec, bus: BusId, events: Sender<BusEvent>, commands: Receiver<Command>) {
-    let mut driver = Driver::new(spec, bus, events, commands);
+    run_watched(spec, bus, events, commands, Pulse::new(Now::read())).await;
+}
+
+/// As [`run`]; `pulse` is late where it hangs, on a gateway that takes no events or in itself.
+pub async fn run_watched(
+    spec: BusSpec,
+    bus: BusId,
+    events: Sender<BusEvent>,
+    commands: Receiver<Command>,
+    pulse: Pulse,
+) {
+    let mut driver = Driver::new(spec, bus, events, commands, pulse);
     // The gateway has gone or closed the commands: both end the bus alike.
     let _ = driver.serve().await;
     driver.end().await;
@@ -50,7 +67,7 @@ pub async fn run_over<S>(stream: S, spec: BusSpec, bus: BusId, events: Sender<Bu
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut driver = Driver::new(spec, bus, events, commands);
+    let mut driver = Driver::new(spec, bus, events, commands, Pulse::new(Now::read()));
     let framing = match &driver.spec.transport {
         Transport::Serial(serial) => Some(line_framing(serial.framing)),
         Transport::RtuOverTcp { .. } => Some(LineFraming::Rtu),
@@ -82,14 +99,19 @@ struct Driver {
     since: UnixMs,
     last_error: Option<String>,
     last_status: Instant,
+    pulse: Pulse,
+    /// The longest that one turn of the loop may take.
+    turn_max: Duration,
 }
 
 impl Driver {
-    fn new(spec: BusSpec, bus: BusId, events: Sender<BusEvent>, commands: Receiver<Command>) -> Self {
+    fn new(spec: BusSpec, bus: BusId, events: Sender<BusEvent>, commands: Receiver<Command>, pulse: Pulse) -> Self {
         let now = Now::read();
         let spec = Rc::new(spec);
+        let schedule = Schedule::new(Rc::clone(&spec), bus, now);
+        let turn_max = TURN + spec.timeout + schedule.timing().character() * 2 * FRAME_CHARACTERS_MAX;
         Self {
-            schedule: Schedule::new(Rc::clone(&spec), bus, now),
+            schedule,
             spec,
             bus,
             events,
@@ -98,6 +120,8 @@ impl Driver {
             since: now.wall,
             last_error: None,
             last_status: now.mono,
+            pulse,
+            turn_max,
         }
     }
 
@@ -378,8 +402,9 @@ impl Driver {
         [schedule, deadline].into_iter().flatten().fold(status, Instant::min)
     }
 
-    /// Tells what the schedule has to tell.
+    /// Tells what the schedule has to tell; each turn comes by here.
     async fn tell(&mut self) -> Result<(), Gone> {
+        self.pulse.beat(Now::read(), self.turn_max);
         let output = self.schedule.take_output();
         for samples in output.samples {
             self.events.send(BusEvent::Samples(self.bus, samples)).await.map_err(|_| Gone)?;

@@ -150,6 +150,8 @@ fn uplinks(text: &mut Text, snapshot: &Snapshot) {
     family("queue_bytes", "gauge", "Bytes that wait on disk.", &|u| float(u.bytes));
     family("delivered_total", "counter", "Acknowledged upstream.", &|u| float(u.delivered));
     family("refused_total", "counter", "Refused upstream.", &|u| float(u.refused));
+    family("deferred_total", "counter", "Times that upstream asked to wait.", &|u| float(u.deferred));
+    family("expired_total", "counter", "Expired before they could be sent.", &|u| float(u.expired));
     family("dropped_total", "counter", "Dropped by the queue's bounds.", &|u| float(u.dropped));
 }
 

@@ -53,8 +53,14 @@ pub struct Uplink {
     /// Published and not acknowledged yet.
     pub in_flight: u64,
     pub delivered: u64,
-    /// Refused by the broker upstream with a reason code.
+    /// Set aside: refused by the broker upstream with a reason code, or larger than it takes.
     pub refused: u64,
+    /// Topic and reason of the last one.
+    pub last_refusal: Option<(Arc<str>, Arc<str>)>,
+    /// Times the broker upstream asked to wait.
+    pub deferred: u64,
+    /// Not sent, because their expiry had passed.
+    pub expired: u64,
     /// Waiting on disk.
     pub rows: u64,
     pub bytes: u64,
@@ -161,6 +167,9 @@ pub(crate) mod tests {
                 in_flight: 0,
                 delivered: 5,
                 refused: 0,
+                last_refusal: None,
+                deferred: 0,
+                expired: 0,
                 rows: 7,
                 bytes: 700,
                 dropped: 1,

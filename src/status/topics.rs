@@ -19,7 +19,7 @@ const EVERY: Duration = Duration::from_secs(1);
 const COUNTERS_EVERY: Duration = Duration::from_secs(10);
 
 /// What makes a state: the rest are counters and measurements.
-const STATE_KEYS: [&str; 4] = ["state", "since", "last_error", "last_fault"];
+const STATE_KEYS: [&str; 5] = ["state", "since", "last_error", "last_fault", "last_refusal"];
 
 #[derive(Debug)]
 struct Told {

@@ -24,6 +24,9 @@ const OUTBOX_MAX: usize = 64;
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// How long a stop waits for what is in flight, so that it is not sent twice; what is left of two seconds is for the goodbye.
 const STOP_WAIT: Duration = Duration::from_secs(1);
+/// After a message was refused for now, only one of each topic is under way for this long: the next one refused is then not
+/// overtaken.
+const IN_STEP_FOR: Duration = Duration::from_secs(600);
 /// Share of the latest second in the rate of late.
 const RATE_WEIGHT: f64 = 0.3;
 
@@ -44,6 +47,11 @@ pub struct Engine {
     patience: Backoff,
     /// After such a wait one message at a time goes, until one is taken.
     careful: bool,
+    in_step_until: Option<Instant>,
+    /// Its topic is under way, and it has to wait for that.
+    held: Option<Stored>,
+    /// The refusal that the log was told last.
+    logged: Option<Arc<str>>,
     /// Delivered, set aside or expired: their places are to go.
     settled: Vec<Seq>,
     delivering: bool,
@@ -74,6 +82,9 @@ impl Engine {
             paused: None,
             patience: Backoff::default(),
             careful: false,
+            in_step_until: None,
+            held: None,
+            logged: None,
             settled: Vec::new(),
             delivering: false,
             outbox: VecDeque::new(),
@@ -121,7 +132,8 @@ impl Engine {
         self.collect(now);
         self.session = None;
         self.restart = false;
-        self.paused = None;
+        self.held = None;
+        let paused = self.paused.take();
         if let Some(since) = self.up.take() {
             self.backoff.held(now.mono.saturating_duration_since(since));
         }
@@ -134,7 +146,7 @@ impl Engine {
             self.enter(UplinkState::BackingOff, now);
             self.backoff.failed(random)
         };
-        now.mono + wait
+        paused.unwrap_or(now.mono).max(now.mono + wait)
     }
 
     /// # Errors
@@ -210,7 +222,7 @@ impl Engine {
         let mut due = self.measured + STATUS_EVERY;
         if let Some(session) = &self.session {
             due = due.min(session.poll_timeout());
-            if self.may_publish() > 0 {
+            if self.held.is_none() && self.may_publish() > 0 {
                 due = due.min(self.drain.poll_timeout().unwrap_or(due));
             }
         }
@@ -309,12 +321,22 @@ impl Engine {
         }
         self.restart = true;
         self.careful = true;
+        self.in_step_until = Some(now.mono + IN_STEP_FOR);
     }
 
     fn set_aside(&mut self, seq: Seq, topic: Arc<str>, reason: String) {
         self.settled.push(seq);
         self.status.refused += 1;
-        self.status.last_refusal = Some(Refusal { topic, reason: reason.into() });
+        let reason: Arc<str> = reason.into();
+        if self.logged.as_ref() != Some(&reason) {
+            tracing::warn!(
+                uplink = &*self.spec.name,
+                topic = &*topic,
+                "a message is not taken upstream, others go on: {reason}"
+            );
+            self.logged = Some(Arc::clone(&reason));
+        }
+        self.status.last_refusal = Some(Refusal { topic, reason });
     }
 
     fn restart_if_due(&mut self, now: Now) {
@@ -324,8 +346,10 @@ impl Engine {
         let still = self.settled.is_empty()
             && !self.delivering
             && self.session.as_ref().is_some_and(|session| session.unsettled() == 0);
-        if self.up.is_some() && still && (self.restart && self.paused.is_none() || self.drain.sweep_due(now.mono)) {
+        let sweep = self.held.is_none() && self.drain.sweep_due(now.mono);
+        if self.up.is_some() && still && (self.restart && self.paused.is_none() || sweep) {
             self.drain.restart(now.mono);
+            self.held = None;
             self.restart = false;
         }
     }
@@ -342,13 +366,18 @@ impl Engine {
     }
 
     fn fill(&mut self, now: Now) {
+        let in_step = self.in_step_until.is_some_and(|until| now.mono < until);
         while self.may_publish() > 0 {
             let Some(session) = &mut self.session else {
                 return;
             };
-            let Some(stored) = self.drain.next(now.mono) else {
+            let Some(stored) = self.held.take().or_else(|| self.drain.next(now.mono)) else {
                 return;
             };
+            if in_step && session.is_under_way(&stored.message.topic) {
+                self.held = Some(stored);
+                return;
+            }
             match session.publish(&stored, now) {
                 Published::Sent => {}
                 Published::Expired => {

@@ -1,5 +1,7 @@
 //! Why a connection ends, and what a refusal means.
 
+use std::sync::Arc;
+
 use thiserror::Error;
 
 use super::codec::reason_name;
@@ -23,6 +25,9 @@ pub enum SessionError {
     Silent,
     #[error("{0}")]
     Transport(String),
+    /// The server refused a message for now and took a later one of its topic.
+    #[error("the server refused a message for now and took a later one, topic {0}: both go again, in order")]
+    Overtaken(Arc<str>),
     #[error("MQTT cannot carry the client id, user name, password, topic or filters: {0}")]
     Unsendable(String),
 }
@@ -39,6 +44,7 @@ impl SessionError {
             | Self::Protocol(_)
             | Self::NoConnack
             | Self::Silent
+            | Self::Overtaken(_)
             | Self::Transport(_) => false,
         }
     }

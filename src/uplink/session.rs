@@ -95,6 +95,8 @@ pub struct Session {
     queued: Vec<Seq>,
     taken: Vec<Seq>,
     in_flight: HashMap<u16, InFlight>,
+    /// The first of each topic that the server refused for now, until what was under way behind it is settled.
+    deferred: HashMap<Arc<str>, Seq>,
     last_id: u16,
     inbox: Inbox,
     events: VecDeque<SessionEvent>,
@@ -121,6 +123,7 @@ impl Session {
             queued: Vec::new(),
             taken: Vec::new(),
             in_flight: HashMap::new(),
+            deferred: HashMap::new(),
             last_id: 0,
             inbox,
             events: VecDeque::new(),
@@ -143,6 +146,11 @@ impl Session {
     /// Messages of the queue sent and not settled.
     pub fn unsettled(&self) -> usize {
         self.in_flight.values().filter(|sent| sent.seq.is_some()).count() + self.queued.len() + self.taken.len()
+    }
+
+    /// Whether a message of this topic is sent and not settled.
+    pub fn is_under_way(&self, topic: &str) -> bool {
+        self.in_flight.values().any(|sent| sent.seq.is_some() && &*sent.topic == topic)
     }
 
     /// How many messages may be published now.
@@ -179,6 +187,8 @@ impl Session {
 
     /// Adds a message to the output. The caller has looked at [`Session::vacancy`].
     pub fn publish(&mut self, stored: &Stored, now: Now) -> Published {
+        // The owner reads the queue again first, and lets everything settle before.
+        self.deferred.clear();
         let message = &stored.message;
         let Some(expiry_secs) = seconds_left(message.expires, now.wall) else {
             return Published::Expired;

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Now;
+use crate::pulse::{self, Pulse};
 use crate::store::{Seq, Stored};
 
 use super::drain::{READ_BYTES, READ_MESSAGES, Read};
@@ -118,13 +119,14 @@ impl Open {
 
 /// Runs until `control` is closed or `events` has no reader; then says goodbye and returns within two seconds.
 ///
-/// `id` is what its events carry. Needs a tokio runtime with time and I/O; nothing in it blocks.
+/// `id` is what its events carry; `pulse` is late where it hangs. Needs a tokio runtime with time and I/O; nothing in it blocks.
 pub async fn run<Q: Queue>(
     spec: UplinkSpec,
     id: u16,
     queue: Q,
     events: mpsc::Sender<UplinkEvent>,
     mut control: mpsc::Receiver<UplinkControl>,
+    pulse: Pulse,
 ) {
     let now = Now::read();
     let spec = Arc::new(spec);
@@ -143,11 +145,12 @@ pub async fn run<Q: Queue>(
     let mut queue_lives = true;
     loop {
         let now = Now::read();
+        pulse.beat(now, pulse::IDLE);
         if uplink.prepare(now).is_break() {
             break;
         }
         let due = uplink.engine.poll_timeout(now);
-        let due = uplink.give_up.map_or(due, |at| at.min(due));
+        let due = uplink.give_up.map_or(due, |at| at.min(due)).min(now.mono + pulse::IDLE);
         let (wants_input, has_event) = (uplink.engine.wants_input(), uplink.engine.has_event(now));
         let stopping = uplink.engine.is_stopping();
         let happened = tokio::select! {

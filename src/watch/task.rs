@@ -91,6 +91,7 @@ fn explained(target: &Target, error: &SessionError) -> anyhow::Error {
         | SessionError::Ended { .. }
         | SessionError::Protocol(_)
         | SessionError::Silent
+        | SessionError::Overtaken(_)
         | SessionError::Unsendable(_) => "",
     };
     let (host, port) = (&target.url.host, target.url.port);

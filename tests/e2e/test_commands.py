@@ -10,6 +10,7 @@ import pytest
 from support.modbus import Unit
 from support.mqtt import V5, V311, mosquitto_pub, publish_properties
 from support.plant import device
+from support.raw import RawClient
 from support.wait import until
 
 POINTS = [
@@ -316,3 +317,37 @@ def test_commands_overtake_the_polls_of_a_busy_line(gateway, client, modbus_serv
         listener.wait_for("gw/dev/x/set/result", lambda m, wanted=f"q{number}": m.json["id"] == wanted)
         took.append(time.monotonic() - begun)
     assert sorted(took)[5] < 0.2, took
+
+
+def test_commands_that_a_client_sends_again_after_a_cut_act_once(plant):
+    before = RawClient(plant.gateway.port, "scada")
+    before.publish(SPEED, "42", 1)
+    before.publish(SPEED, "43", 2)
+    plant.mqtt.wait_for_count("gw/dev/speed/set/result", 2)
+    before.close()
+    after = RawClient(plant.gateway.port, "scada")
+    after.publish(SPEED, "42", 1, dup=True)
+    after.publish(SPEED, "43", 2, dup=True)
+    after.publish(SPEED, "44", 3, dup=True)
+    plant.mqtt.wait_for_count("gw/dev/speed/set/result", 5)
+    assert [write.values for write in plant.server.writes()] == [(42,), (43,), (44,)]
+    assert {result["status"] for result in plant.results("speed")} == {"done"}
+
+
+def test_a_command_that_is_sent_again_after_a_crash_is_expired_as_it_may_have_acted(plant, client):
+    before = RawClient(plant.gateway.port, "scada")
+    before.publish(SPEED, "42", 1)
+    plant.result("speed")
+    plant.gateway.kill()
+    before.close()
+    plant.gateway.start()
+    watcher = client(plant.gateway)
+    watcher.subscribe("gw/dev/speed/set/result")
+    after = RawClient(plant.gateway.port, "scada")
+    after.publish(SPEED, "42", 1, dup=True)
+    result = watcher.wait_for("gw/dev/speed/set/result").json
+    assert result["status"] == "expired"
+    assert "send it anew" in result["error"]
+    after.publish(SPEED, "43", 2)
+    watcher.wait_for("gw/dev/speed/set/result", lambda m: m.json["status"] == "done")
+    assert [write.values for write in plant.server.writes()] == [(42,), (43,)]

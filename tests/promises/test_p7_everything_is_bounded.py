@@ -1,17 +1,13 @@
 """P7: a bound that is reached has its policy, is counted and shown; a disk that takes nothing stops nothing else."""
 
-import os
-import random
 import socket
-import subprocess
-from pathlib import Path
 
 import pytest
-from support.gateway import OPEN_BROKER, Gateway, binary
+from kit.disk import SmallDisk, may_mount
+from support.gateway import OPEN_BROKER
 from support.modbus import Unit
 from support.mqtt import V311
 from support.plant import device
-from support.process import Process
 from support.wait import free_port, until
 
 BACK = 40
@@ -85,42 +81,6 @@ def test_p7_a_packet_over_the_bound_ends_its_own_connection_only(gateway, client
     assert len(other.wait_for("x").payload) == 5000
 
 
-class SmallDisk(Gateway):
-    """Its state stands on a disk of its own of 3 MB, which goes with the process."""
-
-    def launch(self, *, env=None):
-        state = self.directory / "state"
-        state.mkdir(exist_ok=True)
-        script = 'mount -t tmpfs -o size=3m tmpfs "$0" && exec "$@"'
-        command = ["unshare", "-m", "sh", "-c", script, state, binary(), "run", "-c", self.file]
-        self.process = Process(command, cwd=self.directory, env=env)
-        self.runs.append(self.process)
-        return self.process
-
-    @property
-    def state(self):
-        return Path(f"/proc/{self.process.pid}/root") / str(self.directory / "state").lstrip("/")
-
-    def fill(self):
-        with open(self.state / "filler", "ab", buffering=0) as filler:
-            for size in (65536, 4096, 1):
-                try:
-                    while True:
-                        filler.write(b"x" * size)
-                except OSError:
-                    pass
-
-    def empty(self):
-        (self.state / "filler").unlink()
-
-
-def may_mount():
-    if os.geteuid() != 0:
-        return False
-    tried = subprocess.run(["unshare", "-m", "sh", "-c", "mount -t tmpfs tmpfs /mnt"], capture_output=True, check=False)
-    return tried.returncode == 0
-
-
 @pytest.mark.skipif(not may_mount(), reason="needs root and the right to mount")
 def test_p7_a_full_disk_refuses_what_must_be_stored_and_stops_nothing_else(
     tmp_path, ends, client, mosquitto, modbus_server
@@ -171,32 +131,3 @@ def test_p7_a_full_disk_refuses_what_must_be_stored_and_stops_nothing_else(
     above.wait_for("plant/after", timeout=BACK)
     assert above.on("plant/old")
     assert [m.text for m in above.on("plant/before")] == [str(n) for n in before]
-
-
-@pytest.mark.parametrize("damage", ["noise", "cut", "flipped bits"])
-def test_p7_a_corrupt_store_is_set_aside_and_the_gateway_runs(gateway, client, mosquitto, damage, seed):
-    cloud = mosquitto()
-    started = gateway(OPEN_BROKER + UPLINK.format(upstream=cloud.port, keys="")).start()
-    published(client(started), 300)
-    started.terminate()
-    file = started.directory / "state" / "store.sqlite"
-    body = bytearray(file.read_bytes())
-    chance = random.Random(seed)
-    if damage == "noise":
-        body = bytearray(chance.randbytes(len(body)))
-    elif damage == "cut":
-        del body[len(body) // 2 :]
-    else:
-        for _ in range(200):
-            body[chance.randrange(100, len(body))] ^= 1 << chance.randrange(8)
-    file.write_bytes(bytes(body))
-    started.start()
-    local = client(started)
-    assert not local.publish("plant/after", "1").is_failure
-    cloud.start()
-    above = client(cloud)
-    above.subscribe("#")
-    above.wait_for("plant/after", timeout=BACK)
-    if damage != "flipped bits":  # where they fall into what nothing reads, the file is whole
-        assert "set aside" in started.process.output
-        assert len([p for p in file.parent.iterdir() if p.name.startswith("store") and "corrupt" in p.name]) >= 1

@@ -99,7 +99,8 @@ impl Running {
     pub(crate) fn start(spec: UplinkSpec, queue: MemoryQueue) -> Self {
         let (event_sender, events) = mpsc::channel(16);
         let (control, control_receiver) = mpsc::channel(16);
-        let task = tokio::task::spawn_local(task::run(spec, 7, queue, event_sender, control_receiver));
+        let pulse = fieldgate::pulse::Pulse::new(fieldgate::clock::Now::read());
+        let task = tokio::task::spawn_local(task::run(spec, 7, queue, event_sender, control_receiver, pulse));
         Self { events, control, task }
     }
 

@@ -84,7 +84,7 @@ async fn rig<T>(points: Vec<CanPoint>, lines: Vec<OwnedFd>, test: impl AsyncFnOn
         None => Err(Errno::ENODEV.into()),
     };
     let local = LocalSet::new();
-    local.spawn_local(run_on(spec, BUS, events_to, commands_from, open));
+    local.spawn_local(run_on(spec, BUS, events_to, commands_from, Pulse::new(Now::read()), open));
     let result = local.run_until(test(Rig { events, commands })).await;
     tokio::time::timeout(Duration::from_secs(5), local).await.expect("the task ends when its channels close");
     result

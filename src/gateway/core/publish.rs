@@ -7,7 +7,7 @@ use crate::broker::{Broker, Output as BrokerOutput, Refusal, Route};
 use crate::clock::Now;
 use crate::command::{Command, Outcome};
 use crate::mapping::command::{Answer, Arrival, Known};
-use crate::message::{Message, Origin, Qos};
+use crate::message::{Delivery, Message, Origin, Qos};
 use crate::sample::{BusId, PointId};
 use crate::store::{DestId, Durability, Op, Seq};
 
@@ -61,8 +61,8 @@ impl Core {
     pub(super) fn drain_broker(&mut self, now: Now) {
         while let Some(output) = self.broker.as_mut().and_then(Broker::poll_output) {
             match output {
-                BrokerOutput::Publish { message, origin, dup, ack, .. } => {
-                    let source = Source { origin, dup, haste: Haste::Urgent };
+                BrokerOutput::Publish { message, origin, delivery, ack } => {
+                    let source = Source { origin, delivery, haste: Haste::Urgent };
                     self.publish(now, &message, source, ack.map(Waiter::Client));
                 }
                 BrokerOutput::Store(op) => self.push(now, op),
@@ -89,7 +89,7 @@ impl Core {
 
     /// The one way of every message: store, local sessions, acknowledgement, command.
     pub(super) fn publish(&mut self, now: Now, message: &Arc<Message>, source: Source, waiter: Option<Waiter>) {
-        let Source { origin, dup, haste } = source;
+        let Source { origin, delivery, haste } = source;
         let set = if origin == Origin::Gateway { None } else { self.routes.point(&message.topic) };
         // A retained command is refused, and not kept for the next one who asks either (P4).
         let passed_on = match set {
@@ -125,7 +125,7 @@ impl Core {
             (Some(waiter), Err(refusal)) => self.tell(now, waiter, Err(refusal)),
         }
         if let Some(point) = set {
-            self.command(now, point, message, origin, dup);
+            self.command(now, point, message, origin, delivery.as_ref());
         }
     }
 
@@ -155,12 +155,19 @@ impl Core {
         Ok(Some(seq))
     }
 
-    pub(super) fn command(&mut self, now: Now, point: PointId, message: &Message, origin: Origin, dup: bool) {
+    pub(super) fn command(
+        &mut self,
+        now: Now,
+        point: PointId,
+        message: &Message,
+        origin: Origin,
+        delivery: Option<&Delivery>,
+    ) {
         self.work.commands += 1;
         self.with_bus(now, point.bus, |bus, now, _, answers| {
             let newest = bus.publisher.newest(point.index);
             let known = newest.and_then(|newest| Some(Known { raw: newest.raw.as_ref()?, received: newest.received }));
-            let arrival = Arrival { index: point.index, message, origin, dup };
+            let arrival = Arrival { index: point.index, message, origin, delivery };
             bus.commands.handle(now, arrival, known, answers).into_iter().collect()
         });
     }

@@ -98,7 +98,7 @@ impl Gateway {
             let plan = Arc::new(plan.clone());
             self.core.add_bus(id, plan.clone());
             let before = ended.remove(plan.name());
-            let task = parts::start_bus(plan, id, self.inbox.bus.clone(), self.open_can.clone(), before);
+            let task = parts::start_bus(now, plan, id, self.inbox.bus.clone(), self.open_can.clone(), before);
             self.buses.insert(id, task);
         }
         for rule in wanted.iter().flat_map(|plan| &plan.rules) {
@@ -146,7 +146,7 @@ impl Gateway {
         let open = Op::OpenDestination { dest, name, queue: spec.queue };
         self.core.add_uplink(now, spec.name.clone(), route, open);
         let queue = StoreQueue { store: self.store.clone(), dest };
-        let task = parts::start_uplink(spec, id, queue, self.inbox.uplink.clone(), before);
+        let task = parts::start_uplink(now, spec, id, queue, self.inbox.uplink.clone(), before);
         self.uplinks.insert(id, task);
     }
 }

@@ -227,6 +227,8 @@ impl Engine {
             pass.sweep()?;
         }
         pass.remove_leftovers()?;
+        // What was dropped while nothing could be written is in the sums only.
+        pass.keep_counts(self.fault.is_some())?;
         let Pass { queues, purging, reserved, done, .. } = pass;
         tx.commit()?;
         self.changed |= !self.work.is_empty() || self.fault.is_some() || !done.dropped.is_empty();

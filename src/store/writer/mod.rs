@@ -13,6 +13,7 @@ mod transaction;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::error::TrySendError;
@@ -22,15 +23,20 @@ use self::engine::Engine;
 use self::reading::Query;
 use super::{Batch, DestId, Order, QueueSpec, Seq, Space, StoreError, StoreEvent, Stored};
 use crate::clock::{Now, UnixMs};
+use crate::pulse::{self, Pulse};
 
 const COMMITS: usize = 4;
 const ASKS: usize = 64;
 const EVENTS: usize = 1024;
+/// A worn SD card may take this long for a commit without being taken for hung.
+const TURN: Duration = Duration::from_secs(30);
 
 /// What the store held when it was opened.
 #[derive(Debug)]
 pub struct Opened {
     pub handle: StoreHandle,
+    /// Late where the writer's thread hangs, or nobody takes its events.
+    pub pulse: Pulse,
     /// Has to be read all the time: the writer waits when it is full.
     pub events: mpsc::Receiver<StoreEvent>,
     /// The first number to give; above every one that this file ever held.
@@ -184,13 +190,17 @@ pub fn open(dir: &Path, boot: Arc<str>, now: Now) -> Result<Opened, StoreError> 
     let (commits, commits_in) = mpsc::channel(COMMITS);
     let (asks, asks_in) = mpsc::channel(ASKS);
     let (events_out, events) = mpsc::channel(EVENTS);
+    let pulse = Pulse::new(now);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StoreError::Thread)?;
     std::thread::Builder::new()
         .name("store".into())
-        .spawn(move || runtime.block_on(run(engine, commits_in, asks_in, events_out)))
+        .spawn({
+            let pulse = pulse.clone();
+            move || runtime.block_on(run(engine, commits_in, asks_in, events_out, &pulse))
+        })
         .map_err(StoreError::Thread)?;
     let handle = StoreHandle { commits, asks, watches };
-    Ok(Opened { handle, events, next_seq, next_dest: last_dest + 1, destinations, kept, notes: vec![note] })
+    Ok(Opened { handle, pulse, events, next_seq, next_dest: last_dest + 1, destinations, kept, notes: vec![note] })
 }
 
 type Found = Result<(rusqlite::Connection, opening::Loaded), String>;
@@ -234,19 +244,23 @@ async fn run(
     mut commits: mpsc::Receiver<Batch>,
     mut asks: mpsc::Receiver<Ask>,
     events: mpsc::Sender<StoreEvent>,
+    pulse: &Pulse,
 ) {
     let closing = loop {
         let now = Now::read();
+        pulse.beat(now, TURN);
         engine.turn(now);
         for event in engine.events() {
             // Nobody listens any more when the gateway ends; the work is done all the same.
             let _ = events.send(event).await;
         }
-        let deadline = engine.deadline(now);
+        let idle = now.mono + pulse::IDLE;
+        pulse.beat(now, pulse::IDLE);
+        let deadline = engine.deadline(now).map_or(idle, |deadline| deadline.min(idle));
         let input = tokio::select! {
             batch = commits.recv() => Input::Batch(batch),
             ask = asks.recv() => Input::Ask(ask),
-            () = sleep_until(deadline), if deadline.is_some() => Input::Due,
+            () = tokio::time::sleep_until(deadline.into()) => Input::Due,
         };
         match input {
             Input::Batch(Some(batch)) => {
@@ -276,13 +290,6 @@ async fn run(
     }
     if let Some(reply) = closing {
         let _ = reply.send(());
-    }
-}
-
-async fn sleep_until(deadline: Option<std::time::Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
     }
 }
 

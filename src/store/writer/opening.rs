@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::super::{DestId, Seq, StoreError};
 use super::tables;
-use super::transaction::{Queue, Queues};
+use super::transaction::Queues;
 use crate::clock::UnixMs;
 
 const FILE: &str = "store.sqlite";
@@ -100,6 +100,14 @@ fn begin(dir: &Path, conn: Connection) -> Result<(Connection, Loaded), StoreErro
         let tx = conn.unchecked_transaction()?;
         tx.execute_batch(tables::SCHEMA)?;
         tx.commit()?;
+    } else {
+        let behind =
+            usize::try_from(version - 1).map_err(|_| StoreError::Corrupt(format!("schema version {version}")))?;
+        for step in tables::MIGRATIONS.iter().skip(behind) {
+            let tx = conn.unchecked_transaction()?;
+            tx.execute_batch(step)?;
+            tx.commit()?;
+        }
     }
     let mut loaded = load(&conn)?;
     loaded.fresh = fresh;
@@ -108,9 +116,7 @@ fn begin(dir: &Path, conn: Connection) -> Result<(Connection, Loaded), StoreErro
 
 fn load(conn: &Connection) -> Result<Loaded, StoreError> {
     let mut loaded = Loaded { next_seq: tables::reserved(conn)?, ..Loaded::default() };
-    for (dest, name, spec) in tables::destinations(conn)? {
-        loaded.queues.insert(dest, Queue { name, spec, messages: 0, bytes: 0, dropped: 0 });
-    }
+    loaded.queues.extend(tables::destinations(conn)?);
     for (dest, messages, bytes) in tables::totals(conn)? {
         match loaded.queues.get_mut(&dest) {
             Some(queue) => (queue.messages, queue.bytes) = (messages, bytes),

@@ -61,7 +61,7 @@ impl Engine {
     fn fill_fresh(&mut self, conn: Connection) -> Result<(), StoreError> {
         let tx = conn.unchecked_transaction()?;
         for (dest, queue) in &self.queues {
-            tables::put_destination(&tx, *dest, &queue.name, &queue.spec)?;
+            tables::put_destination(&tx, *dest, &queue.name, &queue.spec, queue.dropped + queue.messages)?;
         }
         tx.commit()?;
         let mut lost = Tally::new();
@@ -91,6 +91,9 @@ impl Engine {
                 tables::remove_place(&tx, dest, place.first)?;
                 count(&mut tally, dest, place.messages, place.bytes);
             }
+            let before = self.queues.get(&dest).map_or(0, |queue| queue.dropped);
+            let more = tally.get(&dest).map_or(0, |sum| sum.0);
+            tables::put_dropped(&tx, dest, before + more)?;
             tx.commit()?;
             Ok::<_, StoreError>(tally)
         })();

@@ -3,28 +3,33 @@
 //! `segment` holds the messages of (at most) one commit in one row; `place` says for each destination which of
 //! them it still has to receive. A segment goes with its last place.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::super::encode;
 use super::super::seqset::SeqSet;
 use super::super::{DestId, QueueSpec, Seq, Space, WhenFull};
+use super::transaction::Queue;
 use crate::clock::UnixMs;
 
-pub(super) const SCHEMA_VERSION: i64 = 1;
+pub(super) const SCHEMA_VERSION: i64 = 2;
 
 pub(super) const SCHEMA: &str = "
 CREATE TABLE meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE destination(
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL, max_bytes INTEGER NOT NULL, max_age_secs INTEGER, drop_newest INTEGER NOT NULL);
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, max_bytes INTEGER NOT NULL, max_age_secs INTEGER, drop_newest INTEGER NOT NULL,
+    dropped INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE segment(first_seq INTEGER PRIMARY KEY, destinations BLOB NOT NULL, body BLOB NOT NULL);
 CREATE TABLE place(
     destination INTEGER NOT NULL, first_seq INTEGER NOT NULL, at INTEGER NOT NULL, messages INTEGER NOT NULL,
     bytes INTEGER NOT NULL, remaining BLOB NOT NULL, PRIMARY KEY(destination, first_seq)) WITHOUT ROWID;
 CREATE TABLE kept(space INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY(space, key)) WITHOUT ROWID;
-PRAGMA user_version = 1;";
+PRAGMA user_version = 2;";
+
+/// What leads from each version to the next, the first from 1 to 2. Each is done in a transaction of its own with its
+/// `user_version`, so that a kill leaves the file at one version or the other.
+pub(super) const MIGRATIONS: [&str; 1] =
+    ["ALTER TABLE destination ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0; PRAGMA user_version = 2;"];
 
 type Result<T> = rusqlite::Result<T>;
 
@@ -118,31 +123,48 @@ pub(super) fn body(conn: &Connection, first: Seq) -> Result<Option<Vec<u8>>> {
         .optional()
 }
 
-pub(super) fn put_destination(conn: &Connection, dest: DestId, name: &str, queue: &QueueSpec) -> Result<()> {
+pub(super) fn put_destination(
+    conn: &Connection,
+    dest: DestId,
+    name: &str,
+    queue: &QueueSpec,
+    dropped: u64,
+) -> Result<()> {
     conn.prepare_cached(
-        "INSERT OR REPLACE INTO destination(id, name, max_bytes, max_age_secs, drop_newest) VALUES(?1, ?2, ?3, ?4, ?5)",
+        "INSERT OR REPLACE INTO destination(id, name, max_bytes, max_age_secs, drop_newest, dropped)
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
     )?
     .execute(params![
         dest.0,
         name,
         sql(queue.max_bytes),
         queue.max_age_secs.map(sql),
-        queue.when_full == WhenFull::DropNewest
+        queue.when_full == WhenFull::DropNewest,
+        sql(dropped)
     ])
     .map(drop)
+}
+
+/// How many messages its bounds and damage have cost a destination since it was first opened.
+pub(super) fn put_dropped(conn: &Connection, dest: DestId, dropped: u64) -> Result<()> {
+    conn.prepare_cached("UPDATE destination SET dropped = ?2 WHERE id = ?1")?
+        .execute(params![dest.0, sql(dropped)])
+        .map(drop)
 }
 
 pub(super) fn remove_destination(conn: &Connection, dest: DestId) -> Result<()> {
     conn.prepare_cached("DELETE FROM destination WHERE id = ?1")?.execute([dest.0]).map(drop)
 }
 
-pub(super) fn destinations(conn: &Connection) -> Result<Vec<(DestId, Arc<str>, QueueSpec)>> {
-    conn.prepare("SELECT id, name, max_bytes, max_age_secs, drop_newest FROM destination ORDER BY id")?
+/// Every destination, with its bounds and what they cost it so far; the sums of its places are not in it.
+pub(super) fn destinations(conn: &Connection) -> Result<Vec<(DestId, Queue)>> {
+    conn.prepare("SELECT id, name, max_bytes, max_age_secs, drop_newest, dropped FROM destination ORDER BY id")?
         .query_map([], |row| {
             let max_age_secs = row.get::<_, Option<i64>>(3)?.map(|secs| u64::try_from(secs).unwrap_or(0));
             let when_full = if row.get(4)? { WhenFull::DropNewest } else { WhenFull::DropOldest };
-            let queue = QueueSpec { max_bytes: natural(row, 2)?, max_age_secs, when_full };
-            Ok((DestId(row.get(0)?), row.get::<_, String>(1)?.into(), queue))
+            let spec = QueueSpec { max_bytes: natural(row, 2)?, max_age_secs, when_full };
+            let name = row.get::<_, String>(1)?.into();
+            Ok((DestId(row.get(0)?), Queue { name, spec, messages: 0, bytes: 0, dropped: natural(row, 5)? }))
         })?
         .collect()
 }

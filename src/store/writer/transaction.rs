@@ -135,7 +135,8 @@ impl Pass<'_> {
         if known.is_some_and(|known| known.name == *name && known.spec == spec) {
             return Ok(());
         }
-        tables::put_destination(self.conn, dest, name, &spec)?;
+        let dropped = known.map_or(0, |known| known.dropped);
+        tables::put_destination(self.conn, dest, name, &spec, dropped)?;
         let empty = Queue { name: name.clone(), spec, messages: 0, bytes: 0, dropped: 0 };
         let queue = self.queues.entry(dest).or_insert(empty);
         (queue.name, queue.spec) = (name.clone(), spec);
@@ -336,6 +337,14 @@ impl Pass<'_> {
             queue.messages = queue.messages.saturating_sub(messages);
             queue.bytes = queue.bytes.saturating_sub(bytes);
         }
+    }
+
+    /// Writes the counts of what was dropped, so that they outlive a restart as what is left does.
+    pub(super) fn keep_counts(&self, all: bool) -> Result<()> {
+        for (dest, queue) in self.queues.iter().filter(|(dest, _)| all || self.done.dropped.contains_key(dest)) {
+            tables::put_dropped(self.conn, *dest, queue.dropped)?;
+        }
+        Ok(())
     }
 
     fn drop_counted(&mut self, dest: DestId, messages: u64, bytes: u64) {

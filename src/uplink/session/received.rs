@@ -19,10 +19,7 @@ impl Session {
 
     pub(super) fn received_puback(&mut self, ack: Ack) -> Result<(), SessionError> {
         match self.in_flight.remove(&ack.packet_id) {
-            Some(done) if done.qos == Qos::AtLeastOnce => {
-                self.settle(done, ack);
-                Ok(())
-            }
+            Some(done) if done.qos == Qos::AtLeastOnce => self.settle(done, ack),
             Some(_) => Err(SessionError::Protocol("PUBACK for QoS 2")),
             None => Err(SessionError::Protocol("PUBACK for nothing")),
         }
@@ -33,12 +30,14 @@ impl Session {
         match self.in_flight.get_mut(&id) {
             Some(sent) if sent.qos == Qos::ExactlyOnce => {
                 if ack.code < 0x80 {
+                    if self.deferred.get(&sent.topic).is_some_and(|refused| sent.seq > Some(*refused)) {
+                        return Err(SessionError::Overtaken(Arc::clone(&sent.topic)));
+                    }
                     sent.released = true;
                     encode::ack(encode::Ack::Pubrel, id, &mut self.out);
-                } else if let Some(refused) = self.in_flight.remove(&id) {
-                    self.settle(refused, ack);
+                    return Ok(());
                 }
-                Ok(())
+                self.in_flight.remove(&id).map_or(Ok(()), |refused| self.settle(refused, ack))
             }
             Some(_) | None => Err(SessionError::Protocol("PUBREC for nothing")),
         }
@@ -55,21 +54,30 @@ impl Session {
         }
     }
 
-    pub(super) fn settle(&mut self, sent: InFlight, ack: Ack) {
-        let event = match (sent.seq, ack.code) {
-            (Some(seq), code) if code < 0x80 => SessionEvent::Delivered(seq),
-            (Some(seq), code) => SessionEvent::Refused {
-                seq,
-                topic: sent.topic,
-                reason: described(code, ack.text.as_deref()),
-                will_pass: will_pass(code),
-            },
-            (None, code) if code < 0x80 => return,
+    /// A message refused for now must not be overtaken by later ones of its topic: where the server takes one of those, the
+    /// connection ends before that is settled, so that they go again behind it.
+    fn settle(&mut self, sent: InFlight, ack: Ack) -> Result<(), SessionError> {
+        let InFlight { seq, topic, .. } = sent;
+        match (seq, ack.code) {
+            (Some(seq), code) if code < 0x80 => {
+                if self.deferred.get(&topic).is_some_and(|refused| seq > *refused) {
+                    return Err(SessionError::Overtaken(topic));
+                }
+                self.events.push_back(SessionEvent::Delivered(seq));
+            }
+            (None, code) if code < 0x80 => {}
+            (Some(seq), code) => {
+                let (reason, will_pass) = (described(code, ack.text.as_deref()), will_pass(code));
+                if will_pass {
+                    self.deferred.entry(Arc::clone(&topic)).or_insert(seq);
+                }
+                self.events.push_back(SessionEvent::Refused { seq, topic, reason, will_pass });
+            }
             (None, code) => {
                 let why = described(code, ack.text.as_deref());
-                SessionEvent::Notice(format!("status topic refused: {why}"))
+                self.events.push_back(SessionEvent::Notice(format!("status topic refused: {why}")));
             }
-        };
-        self.events.push_back(event);
+        }
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 
+use rusqlite::Connection;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::*;
@@ -169,6 +170,59 @@ fn a_file_of_a_newer_program_is_refused_and_left_alone() {
     let error = open(dir.path(), boot(), now).unwrap_err();
     assert!(matches!(error, StoreError::Newer { version: 7, .. }), "{error}");
     assert!(error.to_string().contains("newer program"));
+}
+
+/// What version 1 of the program wrote: the same, without the count of what was dropped.
+const VERSION_1: &str = "ALTER TABLE destination DROP COLUMN dropped; PRAGMA user_version = 1;";
+
+#[test]
+fn a_file_of_an_older_program_is_brought_up_to_date_with_all_that_it_holds() {
+    let (dir, now) = (TempDir::new().unwrap(), Now::read());
+    filled(dir.path(), 5, now).close(now);
+    let old = Connection::open(dir.path().join("store.sqlite")).unwrap();
+    old.execute_batch(VERSION_1).unwrap();
+    old.close().unwrap();
+    let mut engine = engine(dir.path(), now);
+    assert_eq!(seqs(&engine.read(query(DEST, None, Order::Oldest), now)), [1, 2, 3, 4, 5]);
+    assert!(engine.next_seq() > 5);
+    commit(&mut engine, vec![append(6, 50, &[DEST], Durability::Acknowledged)], now);
+    let version: i64 = engine.conn.as_ref().unwrap().query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    assert_eq!(version, tables::SCHEMA_VERSION);
+    drop(engine);
+    assert_eq!(super::engine(dir.path(), now).queues[&DEST].messages, 6);
+}
+
+#[test]
+fn a_migration_that_was_cut_off_is_begun_again() {
+    let (dir, now) = (TempDir::new().unwrap(), Now::read());
+    filled(dir.path(), 5, now).close(now);
+    let old = Connection::open(dir.path().join("store.sqlite")).unwrap();
+    old.execute_batch(VERSION_1).unwrap();
+    {
+        let cut = old.unchecked_transaction().unwrap();
+        cut.execute_batch(tables::MIGRATIONS[0]).unwrap();
+    }
+    let version: i64 = old.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    assert_eq!(version, 1, "a version is part of its transaction");
+    old.close().unwrap();
+    assert_eq!(engine(dir.path(), now).queues[&DEST].messages, 5);
+}
+
+#[test]
+fn what_was_dropped_stays_counted_over_a_restart() {
+    let (dir, now) = (TempDir::new().unwrap(), Now::read());
+    let mut first = engine(dir.path(), now);
+    let bounded = QueueSpec { max_bytes: 1000, ..unbounded() };
+    let mut ops = vec![open_op(DEST, bounded)];
+    ops.extend((1..=9).map(|seq| append(seq, 300, &[DEST], Durability::Acknowledged)));
+    commit(&mut first, ops, now);
+    let dropped = first.queues[&DEST].dropped;
+    assert!(dropped >= 6);
+    drop(first);
+    let mut again = engine(dir.path(), now);
+    assert_eq!(again.queues[&DEST].dropped, dropped);
+    commit(&mut again, vec![open_op(DEST, QueueSpec { max_bytes: 950, ..bounded })], now);
+    assert_eq!(again.queues[&DEST].dropped, dropped, "new bounds begin no new count");
 }
 
 #[test]
