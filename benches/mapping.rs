@@ -17,6 +17,7 @@ const ROUNDS: u32 = 20_000;
 
 fn rule(index: u32) -> PointRule {
     PointRule {
+        map_raw: false,
         not_available: None,
         device: "meter-1".into(),
         point: format!("point-{index}").into(),

@@ -35,6 +35,33 @@ pub struct BusStatus {
     pub counters: BusCounters,
     /// In the order of the bus's devices.
     pub devices: Vec<DeviceStatus>,
+    /// Of a CAN bus only.
+    pub can: Option<CanStatus>,
+}
+
+/// What only a CAN bus has to tell. The counts are since the start of the run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CanStatus {
+    pub controller: ControllerState,
+    /// Read from the socket: of what is on the bus, what the mapping needs.
+    pub frames: u64,
+    /// Lost in the controller or in the socket's queue because nobody fetched them in time.
+    pub dropped: u64,
+    /// How often the controller went bus-off.
+    pub bus_offs: u64,
+}
+
+/// How a CAN controller stands to its bus (ISO 11898-1, fault confinement).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ControllerState {
+    #[default]
+    Active,
+    /// 96 errors and more.
+    Warning,
+    /// 128 errors and more: it no longer disturbs others.
+    Passive,
+    /// 256 errors: it neither sends nor hears until it is restarted.
+    BusOff,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use super::cycle::Commands;
 use super::decode::Decoder;
-use super::frame::{ControllerState, Frame, Received};
+use super::frame::{self, Frame, Received};
 use super::rate::Rates;
 use super::request::{Overheard, Requests};
 use super::spec::{BusSpec, Source};
 use crate::clock::{Now, UnixMs};
 use crate::command::{Command, Done, NotDone, Outcome};
-use crate::driver::{BusCounters, BusStatus, LinkState};
+use crate::driver::{BusCounters, BusStatus, CanStatus, ControllerState, LinkState};
 use crate::sample::{BusId, Fault, Sample};
 
 /// Commands that wait for room in the transmit queue; then the channel behind them fills.
@@ -35,8 +35,11 @@ pub struct Bus {
     samples: Vec<Sample>,
     outcomes: Vec<Outcome>,
     link: Link,
-    counters: BusCounters,
-    overflows: u64,
+    writes: u64,
+    malformed: u64,
+    frames: u64,
+    dropped: u64,
+    bus_offs: u64,
 }
 
 #[derive(Debug)]
@@ -79,8 +82,11 @@ impl Bus {
                 controller: ControllerState::Active,
                 open: false,
             },
-            counters: BusCounters::default(),
-            overflows: 0,
+            writes: 0,
+            malformed: 0,
+            frames: 0,
+            dropped: 0,
+            bus_offs: 0,
         }
     }
 
@@ -132,11 +138,14 @@ impl Bus {
     /// What one read of the socket brought; `at` by the kernel's clock where it tells.
     pub fn handle(&mut self, received: &Received, at: UnixMs, now: Now) {
         match received {
-            Received::Data(frame) => self.handle_frame(frame, at, now),
+            Received::Data(frame) => {
+                self.frames += 1;
+                self.handle_frame(frame, at, now);
+            }
             Received::Remote(_) => {}
-            Received::Malformed => self.counters.discarded += 1,
+            Received::Malformed => self.malformed += 1,
             Received::Error(error) => {
-                self.overflows += u64::from(error.receive_overflow());
+                self.dropped += u64::from(error.receive_overflow());
                 if let Some(state) = error.state() {
                     self.controller(state, now);
                 }
@@ -161,9 +170,10 @@ impl Bus {
     /// Bus-off is a link that is down, and comes back when the controller is restarted; error-passive is only shown.
     fn controller(&mut self, state: ControllerState, now: Now) {
         let before = std::mem::replace(&mut self.link.controller, state);
-        let shown = state.describe().map(str::to_owned);
+        let shown = frame::describe(state).map(str::to_owned);
         if state == ControllerState::BusOff {
             if before != state {
+                self.bus_offs += 1;
                 self.silence(now);
             }
             self.enter(LinkState::Down, shown, now);
@@ -178,7 +188,7 @@ impl Bus {
 
     /// The kernel dropped so many frames because they were not read in time.
     pub fn handle_overflow(&mut self, frames: u32) {
-        self.overflows += u64::from(frames);
+        self.dropped += u64::from(frames);
     }
 
     /// Whether [`Self::handle_command`] has room.
@@ -275,7 +285,7 @@ impl Bus {
         match self.offered.take() {
             Some(Offered::Command(frame)) => {
                 if let Some(command) = self.waiting.pop_front() {
-                    self.counters.writes += 1;
+                    self.writes += 1;
                     self.commands.sent(command.point.index, &frame, now.mono);
                     self.outcomes.push(Outcome { id: command.id, result: Ok(Done { readback: None }) });
                 }
@@ -322,7 +332,7 @@ impl Bus {
 
     pub fn status(&self) -> BusStatus {
         let asked = self.requests.counters;
-        let lost = (self.overflows > 0).then(|| format!("{} frames lost before they were read", self.overflows));
+        let lost = (self.dropped > 0).then(|| format!("{} frames lost before they were read", self.dropped));
         BusStatus {
             state: self.link.state,
             since: self.link.since,
@@ -335,10 +345,16 @@ impl Bus {
                 answers: asked.answers,
                 timeouts: asked.timeouts,
                 exceptions: asked.negative,
-                discarded: self.counters.discarded + asked.discarded + self.decoder.discarded() + self.overflows,
-                writes: self.counters.writes,
+                discarded: self.malformed + asked.discarded + self.decoder.discarded(),
+                writes: self.writes,
             },
             devices: Vec::new(),
+            can: Some(CanStatus {
+                controller: self.link.controller,
+                frames: self.frames,
+                dropped: self.dropped,
+                bus_offs: self.bus_offs,
+            }),
         }
     }
 }

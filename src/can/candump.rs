@@ -1,15 +1,25 @@
-//! candump's log format (`candump -l`, `log2asc`, `cansend`): `(1436509052.249713) can0 3E9#00002EE0`.
+//! candump's formats: what `candump -l` and `-L` write, what `cansend` takes, and what candump shows on a screen.
+//!
+//! ```text
+//! (1436509052.249713) can0 3E9#00002EE0
+//! can0 3E9#00002EE0
+//! 3E9#00002EE0
+//!  (2026-01-31 12:00:00.249713)  can0  3E9   [4]  00 00 2E E0
+//! ```
 
 use thiserror::Error;
 
 use super::frame::{CanId, Frame, FrameKind};
 use crate::clock::UnixMs;
+use crate::timestamp;
 
 /// One line of a log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    pub at: UnixMs,
-    pub interface: String,
+    /// `None` where the line has no time.
+    pub at: Option<UnixMs>,
+    /// `None` where the line names none.
+    pub interface: Option<String>,
     pub content: Content,
 }
 
@@ -32,16 +42,20 @@ pub struct CandumpError {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Problem {
-    #[error("expected a time in parentheses, such as (1436509052.249713)")]
+    #[error("expected a time in parentheses, such as (1436509052.249713) or (2026-01-31 12:00:00.249713)")]
     Time,
-    #[error("expected the interface's name after the time")]
-    Interface,
+    #[error("expected a frame, such as 3E9#00002EE0 or 3E9 [4] 00 00 2E E0")]
+    Frame,
     #[error("expected an identifier and `#`, such as 3E9#00002EE0")]
     Separator,
     #[error("an identifier has 3 hexadecimal digits (up to 7FF) or 8 (up to 1FFFFFFF)")]
     Identifier,
+    #[error("expected the number of bytes in brackets, such as [8], or [08] for CAN FD")]
+    Length,
     #[error("expected pairs of hexadecimal digits")]
     Data,
+    #[error("the brackets announce another number of bytes")]
+    Count,
     #[error("a classic frame has at most 8 bytes, and a CAN FD frame (`##`) 64")]
     TooLong,
     #[error("expected a hexadecimal digit of flags after `##`")]
@@ -51,48 +65,126 @@ pub enum Problem {
 }
 
 /// One line of a log; empty lines and comments (`#`) are the caller's to skip.
+///
+/// # Errors
+/// What was expected, and where.
 pub fn parse_line(line: &str) -> Result<Entry, CandumpError> {
-    let mut words = line.split_ascii_whitespace();
-    let column = |word: &str| word.as_ptr().addr() - line.as_ptr().addr() + 1;
-    let fail = |word: Option<&str>, problem| CandumpError { column: word.map_or(line.len() + 1, column), problem };
-    let time = words.next();
-    let at = time.and_then(parse_time).ok_or_else(|| fail(time, Problem::Time))?;
-    let interface = words.next().ok_or_else(|| fail(None, Problem::Interface))?;
-    let frame = words.next().ok_or_else(|| fail(None, Problem::Separator))?;
-    let content = parse_frame(frame)
-        .map_err(|error| CandumpError { column: column(frame) + error.column - 1, problem: error.problem })?;
-    // Newer candump adds the direction.
-    if let Some(rest) = words.next().filter(|word| !matches!(*word, "R" | "T")) {
-        return Err(fail(Some(rest), Problem::Trailing));
+    let column = |rest: &str| rest.as_ptr().addr() - line.as_ptr().addr() + 1;
+    let fail = |rest: &str, problem| CandumpError { column: column(rest), problem };
+    let mut rest = line.trim();
+    let mut at = None;
+    if let Some(inside) = rest.strip_prefix('(') {
+        let (time, after) = inside.split_once(')').ok_or_else(|| fail(rest, Problem::Time))?;
+        at = Some(parse_time(time).ok_or_else(|| fail(rest, Problem::Time))?);
+        rest = after.trim_start();
     }
-    Ok(Entry { at, interface: interface.to_owned(), content })
+    let mut words = Words(rest);
+    let end = &line[line.trim_end().len()..];
+    let mut first = words.next().ok_or_else(|| fail(end, Problem::Frame))?;
+    let mut interface = None;
+    if !first.contains('#') && !words.0.trim_start().starts_with('[') {
+        interface = Some(first.to_owned());
+        first = words.next().ok_or_else(|| fail(end, Problem::Frame))?;
+    }
+    // `candump -x`: direction, bit rate switch, error state.
+    if matches!(first, "RX" | "TX") {
+        first =
+            words.by_ref().find(|word| !matches!(*word, "-" | "B" | "E")).ok_or_else(|| fail(end, Problem::Frame))?;
+    }
+    let content = if first.contains('#') {
+        let content = parse_frame(first)
+            .map_err(|error| CandumpError { column: column(first) + error.column - 1, problem: error.problem })?;
+        // Newer candump adds the direction.
+        if let Some(word) = words.next().filter(|word| !matches!(*word, "R" | "T")) {
+            return Err(fail(word, Problem::Trailing));
+        }
+        content
+    } else {
+        shown_frame(first, words).map_err(|(rest, problem)| fail(rest, problem))?
+    };
+    Ok(Entry { at, interface, content })
 }
 
-fn parse_time(word: &str) -> Option<UnixMs> {
-    let inside = word.strip_prefix('(')?.strip_suffix(')')?;
-    let (seconds, fraction) = inside.split_once('.').unwrap_or((inside, ""));
+/// Words set apart by blanks, whose rest can be looked at.
+struct Words<'a>(&'a str);
+
+impl<'a> Iterator for Words<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let rest = self.0.trim_start();
+        let (word, after) = rest.split_at(rest.find(char::is_whitespace).unwrap_or(rest.len()));
+        self.0 = after;
+        (!word.is_empty()).then_some(word)
+    }
+}
+
+/// `3E9 [4] 00 00 2E E0`, from the identifier on; after the bytes may stand what candump adds of its own.
+fn shown_frame<'a>(name: &'a str, mut words: Words<'a>) -> Result<Content, (&'a str, Problem)> {
+    let bracket = words.next().ok_or((name, Problem::Frame))?;
+    let digits = bracket.strip_prefix('[').and_then(|inside| inside.strip_suffix(']')).ok_or((name, Problem::Frame))?;
+    let length: usize = digits.parse().map_err(|_| (bracket, Problem::Length))?;
+    let Some(id) = parse_id(name).ok_or((name, Problem::Identifier))? else { return Ok(Content::Error) };
+    let remote = words.0.trim_start();
+    if remote.starts_with("remote request") {
+        return Ok(Content::Remote(id));
+    }
+    let fd = digits.len() == 2;
+    if length > if fd { 64 } else { 8 } {
+        return Err((bracket, Problem::TooLong));
+    }
+    let mut data = Vec::with_capacity(length);
+    for _ in 0..length {
+        let word = words.next().ok_or((bracket, Problem::Count))?;
+        let byte = Some(word).filter(|word| word.len() == 2).and_then(|word| u8::from_str_radix(word, 16).ok());
+        data.push(byte.ok_or((word, Problem::Data))?);
+    }
+    // `candump -a` adds the bytes as characters.
+    let after = words.0.trim_start();
+    if !after.is_empty() && !after.starts_with('\'') {
+        let more = after.split_whitespace().next().is_some_and(|word| u8::from_str_radix(word, 16).is_ok());
+        return Err((after, if more { Problem::Count } else { Problem::Trailing }));
+    }
+    let frame = if fd { Frame::fd(id, &data, false, 0) } else { Frame::classic(id, &data) };
+    frame.map(Content::Data).ok_or((bracket, Problem::TooLong))
+}
+
+/// `1436509052.249713` as `candump -t a` has it, `2026-01-31 12:00:00.249713` as `-t A`.
+fn parse_time(text: &str) -> Option<UnixMs> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     let millis = fraction.bytes().chain(*b"000").take(3).fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0'));
-    let seconds = seconds.parse::<i64>().ok().filter(|seconds| *seconds >= 0)?;
+    if let Some((date, time)) = whole.split_once(' ') {
+        let begin = timestamp::parse(&format!("{date}T{time}Z"))?;
+        return Some(UnixMs(begin.0 + millis));
+    }
+    let seconds = whole.parse::<i64>().ok().filter(|seconds| *seconds >= 0)?;
     Some(UnixMs(seconds.checked_mul(1000)?.checked_add(millis)?))
 }
 
+/// Three hexadecimal digits, or eight for 29 bits; `Some(None)` for that of an error frame.
+#[allow(clippy::option_option, reason = "no identifier at all, and none of a frame's, are two things")]
+fn parse_id(name: &str) -> Option<Option<CanId>> {
+    let number = u32::from_str_radix(name, 16).ok().filter(|_| name.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+    match name.len() {
+        3 => CanId::standard(number).map(Some),
+        8 if number & 0xE000_0000 == 0x2000_0000 => Some(None),
+        8 => CanId::extended(number).map(Some),
+        _ => None,
+    }
+}
+
 /// `3E9#00002EE0`, `18FEF100##1AABB` (CAN FD), `123#R`; bytes may be set apart by points.
+///
+/// # Errors
+/// What was expected, and where.
 pub fn parse_frame(text: &str) -> Result<Content, CandumpError> {
     let fail = |at: usize, problem| CandumpError { column: at + 1, problem };
     let Some((name, rest)) = text.split_once('#') else { return Err(fail(text.len(), Problem::Separator)) };
     let after = name.len() + 1;
-    let number = u32::from_str_radix(name, 16).map_err(|_| fail(0, Problem::Identifier))?;
-    let id = match name.len() {
-        _ if !name.bytes().all(|byte| byte.is_ascii_hexdigit()) => None,
-        3 => CanId::standard(number),
-        8 if number & 0xE000_0000 == 0x2000_0000 => return Ok(Content::Error),
-        8 => CanId::extended(number),
-        _ => None,
-    }
-    .ok_or_else(|| fail(0, Problem::Identifier))?;
+    let Some(id) = parse_id(name).ok_or_else(|| fail(0, Problem::Identifier))? else { return Ok(Content::Error) };
     if let Some(fd) = rest.strip_prefix('#') {
         let flags =
             fd.chars().next().and_then(|digit| digit.to_digit(16)).ok_or_else(|| fail(after + 1, Problem::Flags))?;
@@ -143,32 +235,60 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    #[test]
-    fn a_line_that_candump_wrote_is_read() {
-        let entry = parse_line("(1436509052.249713) can0 3E9#00002EE0").unwrap();
-        assert_eq!(entry.at, UnixMs(1_436_509_052_249));
-        assert_eq!(entry.interface, "can0");
+    fn data(line: &str) -> (Option<i64>, Option<String>, String) {
+        let entry = parse_line(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         let Content::Data(frame) = entry.content else { panic!("{entry:?}") };
-        assert_eq!(frame.id(), CanId::standard(0x3E9).unwrap());
-        assert_eq!(frame.data(), [0, 0, 0x2E, 0xE0]);
-        assert_eq!(
-            parse_line("(0.5) vcan0 123#R T").unwrap().content,
-            Content::Remote(CanId::standard(0x123).unwrap())
-        );
+        (entry.at.map(|at| at.0), entry.interface, format_frame(&frame))
+    }
+
+    #[test]
+    fn every_form_that_candump_writes_is_read() {
+        let can0 = Some("can0".to_owned());
+        let speed = "3E9#00002EE0".to_owned();
+        let stamp = Some(1_436_509_052_249);
+        for (line, at, interface) in [
+            ("(1436509052.249713) can0 3E9#00002EE0", stamp, can0.clone()),
+            ("(1436509052.249713) can0 3e9#00002ee0 R", stamp, can0.clone()),
+            ("can0 3E9#00002EE0", None, can0.clone()),
+            ("3E9#00.00.2E.E0\r", None, None),
+            ("  can0  3E9   [4]  00 00 2E E0", None, can0.clone()),
+            (" (1436509052.249713)  can0  3E9   [4]  00 00 2E E0   '....'", stamp, can0.clone()),
+            (" (2015-07-10 06:17:32.249713)  can0  RX - -  3E9   [4]  00 00 2E E0", stamp, can0.clone()),
+            ("3E9 [4] 00 00 2E E0", None, None),
+        ] {
+            assert_eq!(data(line), (at, interface, speed.clone()), "{line}");
+        }
+        assert_eq!(data(" (000.000000)  can0  18FEF100   [0] ").2, "18FEF100#");
+        assert_eq!(data("  can0  TX B -  3E9  [08]  00 00 2E E0 00 00 00 00").2, "3E9##000002EE000000000");
+        assert_eq!(data("3E9##100002EE0").2, "3E9##100002EE0");
+        let remote = Content::Remote(CanId::standard(0x123).unwrap());
+        assert_eq!(parse_line("(0.5) vcan0 123#R T").unwrap().content, remote);
+        assert_eq!(parse_line("  can0  123   [2]  remote request").unwrap().content, remote);
         assert_eq!(parse_line("(1.0) can0 20000004#0004000000000000").unwrap().content, Content::Error);
+        let error = "  can0  20000004   [8]  00 04 00 00 00 00 00 00   ERRORFRAME";
+        assert_eq!(parse_line(error).unwrap().content, Content::Error);
     }
 
     #[test]
     fn a_mistake_is_shown_where_it_is() {
         let at = |line: &str| parse_line(line).map_err(|error| (error.column, error.problem));
-        assert_eq!(at("can0 3E9#00"), Err((1, Problem::Time)));
+        assert_eq!(at("(1.x) can0 3E9#00"), Err((1, Problem::Time)));
+        assert_eq!(at("(1.0 can0 3E9#00"), Err((1, Problem::Time)));
+        assert_eq!(at("(2026-13-31 12:00:00.1) can0 3E9#00"), Err((1, Problem::Time)));
+        assert_eq!(at("(1.0)"), Err((6, Problem::Frame)));
+        assert_eq!(at("(1.0) can0"), Err((11, Problem::Frame)));
+        assert_eq!(at("(1.0) can0 3E9"), Err((12, Problem::Frame)));
         assert_eq!(at("(1.0) can0 3E#00"), Err((12, Problem::Identifier)));
         assert_eq!(at("(1.0) can0 FFF#00"), Err((12, Problem::Identifier)));
         assert_eq!(at("(1.0) can0 3E9#0"), Err((17, Problem::Data)));
         assert_eq!(at("(1.0) can0 3E9#0g"), Err((17, Problem::Data)));
         assert_eq!(at("(1.0) can0 3E9#112233445566778899"), Err((32, Problem::TooLong)));
-        assert_eq!(at("(1.0) can0 3E9"), Err((15, Problem::Separator)));
         assert_eq!(at("(1.0) can0 3E9#00 x"), Err((19, Problem::Trailing)));
+        assert_eq!(at("can0 3E9 [x] 00"), Err((10, Problem::Length)));
+        assert_eq!(at("can0 3E9 [9] 00"), Err((10, Problem::TooLong)));
+        assert_eq!(at("can0 3E9 [2] 00"), Err((10, Problem::Count)));
+        assert_eq!(at("can0 3E9 [1] 00 01"), Err((17, Problem::Count)));
+        assert_eq!(at("can0 3E9 [1] 0g"), Err((14, Problem::Data)));
     }
 
     proptest! {
@@ -180,9 +300,10 @@ mod tests {
         }
 
         #[test]
-        fn no_text_is_too_strange(line in "\\PC*", frame in "[0-9A-Fa-f]{0,9}#?#?[0-9A-FR._é]*") {
+        fn no_text_is_too_strange(line in "\\PC*", frame in "[0-9A-Fa-f]{0,9}#?#?[0-9A-FR._é]*", shown in "[(]?[0-9. -]*[)]? *(can0 |é)?[RTX]* *[0-9A-F]{0,9} *[\\[]?[0-9]{0,3}[\\]]?( [0-9A-Fé]{0,2})*") {
             let _ = parse_line(&line);
             let _ = parse_frame(&frame);
+            let _ = parse_line(&shown);
         }
     }
 }

@@ -1,16 +1,16 @@
 //! DBC files made ready to compile into points: names, layouts, multiplexing, value tables, units.
 
+mod facts;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use can_dbc::{
-    AttributeDefinition, AttributeValue, AttributeValueType, ByteOrder, Comment, Dbc, MessageId, MultiplexIndicator,
-    Signal, SignalExtendedValueType, ValueDescription, ValueType,
-};
+use can_dbc::{ByteOrder, Dbc, MessageId, MultiplexIndicator, Signal, SignalExtendedValueType, ValueType};
 use thiserror::Error;
 
+use self::facts::{Facts, Place};
 use super::frame::{CanId, fd_length};
 use super::j1939;
 use super::signal::{BitOrder, Layout, LayoutError, Number};
@@ -43,8 +43,13 @@ pub struct Skipped {
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SkipReason {
-    #[error("identifier {0:#x} has more than 11 bits, and bit 31 does not mark it as extended")]
+    #[error("identifier {0:#x} has more than 29 bits")]
     Identifier(u64),
+    #[error(
+        "identifier {0:#x} has more than 11 bits without bit 31, and another message has the same low 16 bits: \
+         write it as {0} + 2147483648"
+    )]
+    Shared(u64),
     #[error("a message of {0} bytes is no CAN frame and no J1939 message")]
     Length(u64),
     #[error("{0}")]
@@ -189,139 +194,6 @@ fn syntax_error(error: &can_dbc::DbcError) -> DbcError {
     DbcError::File(text)
 }
 
-#[derive(Clone, Copy, Default)]
-struct Place {
-    line: usize,
-    /// As it stands in the file: the parser cuts standard identifiers to 16 bits.
-    id: Option<u64>,
-}
-
-/// Where messages and signals stand, by a walk over the lines: the parser does not tell.
-#[derive(Default)]
-struct Places<'a> {
-    /// By name and count of that name.
-    messages: HashMap<(&'a str, usize), Place>,
-    /// By the message's line and the signal's name.
-    signals: HashMap<(usize, &'a str), usize>,
-}
-
-impl<'a> Places<'a> {
-    fn of(text: &'a str) -> Self {
-        let mut places = Self::default();
-        let mut counts: HashMap<&str, usize> = HashMap::new();
-        let mut message = 0;
-        for (number, line) in text.lines().enumerate() {
-            let mut words =
-                line.split(|letter: char| letter.is_whitespace() || letter == ':').filter(|word| !word.is_empty());
-            match words.next() {
-                Some("BO_") => {
-                    let (id, name) = (words.next(), words.next().unwrap_or_default());
-                    message = number + 1;
-                    let count = counts.entry(name).or_default();
-                    let place = Place { line: message, id: id.and_then(|id| id.parse().ok()) };
-                    places.messages.insert((name, *count), place);
-                    *count += 1;
-                }
-                Some("SG_") => {
-                    places.signals.entry((message, words.next().unwrap_or_default())).or_insert(number + 1);
-                }
-                _ => {}
-            }
-        }
-        places
-    }
-}
-
-/// What stands apart from the messages and signals that it is about, found by them.
-struct Facts<'a> {
-    places: Places<'a>,
-    message_names: HashMap<MessageId, &'a str>,
-    signal_names: HashMap<(MessageId, &'a str), &'a str>,
-    /// `VFrameFormat` as the name of the format.
-    formats: HashMap<MessageId, &'a str>,
-    default_format: Option<&'a str>,
-    floats: HashMap<(MessageId, &'a str), SignalExtendedValueType>,
-    tables: HashMap<(MessageId, &'a str), &'a [can_dbc::ValDescription]>,
-    comments: HashMap<(MessageId, &'a str), &'a str>,
-    extended: HashMap<(MessageId, &'a str), &'a can_dbc::ExtendedMultiplex>,
-}
-
-impl<'a> Facts<'a> {
-    fn of(dbc: &'a Dbc, text: &'a str) -> Self {
-        let formats: &[String] = dbc
-            .attribute_definitions
-            .iter()
-            .find_map(|definition| {
-                let AttributeDefinition::Message(name, AttributeValueType::Enum(values)) = definition else {
-                    return None;
-                };
-                (name == "VFrameFormat").then_some(values.as_slice())
-            })
-            .unwrap_or_default();
-        let format = |value: &'a AttributeValue| match value {
-            AttributeValue::Uint(place) => {
-                usize::try_from(*place).ok().and_then(|at| formats.get(at)).map(String::as_str)
-            }
-            AttributeValue::String(name) => Some(name.as_str()),
-            AttributeValue::Int(_) | AttributeValue::Double(_) => None,
-        };
-        let text_of = |value: &'a AttributeValue| {
-            let AttributeValue::String(text) = value else { return None };
-            (!text.is_empty()).then_some(text.as_str())
-        };
-        let of_messages =
-            |name: &'static str| dbc.attribute_values_message.iter().filter(move |value| value.name == name);
-        Self {
-            places: Places::of(text),
-            message_names: of_messages("SystemMessageLongSymbol")
-                .filter_map(|value| Some((value.message_id, text_of(&value.value)?)))
-                .collect(),
-            signal_names: dbc
-                .attribute_values_signal
-                .iter()
-                .filter(|value| value.name == "SystemSignalLongSymbol")
-                .filter_map(|value| Some(((value.message_id, value.signal_name.as_str()), text_of(&value.value)?)))
-                .collect(),
-            formats: of_messages("VFrameFormat")
-                .filter_map(|value| Some((value.message_id, format(&value.value)?)))
-                .collect(),
-            default_format: dbc
-                .attribute_defaults
-                .iter()
-                .find(|default| default.name == "VFrameFormat")
-                .and_then(|default| format(&default.value)),
-            floats: dbc
-                .signal_extended_value_type_list
-                .iter()
-                .map(|value| ((value.message_id, value.signal_name.as_str()), value.signal_extended_value_type))
-                .collect(),
-            tables: dbc
-                .value_descriptions
-                .iter()
-                .filter_map(|table| match table {
-                    ValueDescription::Signal { message_id, name, value_descriptions } => {
-                        Some(((*message_id, name.as_str()), value_descriptions.as_slice()))
-                    }
-                    ValueDescription::EnvironmentVariable { .. } => None,
-                })
-                .collect(),
-            comments: dbc
-                .comments
-                .iter()
-                .filter_map(|comment| {
-                    let Comment::Signal { message_id, name, comment } = comment else { return None };
-                    Some(((*message_id, name.as_str()), comment.as_str()))
-                })
-                .collect(),
-            extended: dbc
-                .extended_multiplex
-                .iter()
-                .map(|entry| ((entry.message_id, entry.signal_name.as_str()), entry))
-                .collect(),
-        }
-    }
-}
-
 fn compile(
     message: &can_dbc::Message,
     facts: &Facts<'_>,
@@ -331,9 +203,15 @@ fn compile(
     let raw = place.id.unwrap_or(u64::from(message.id.raw()));
     let id = match message.id {
         MessageId::Extended(id) => CanId::extended(id),
-        MessageId::Standard(_) => u32::try_from(raw).ok().and_then(CanId::standard),
+        // Some tools leave out the bit that marks 29 bits; nothing else can be meant.
+        MessageId::Standard(_) => {
+            u32::try_from(raw).ok().and_then(|raw| CanId::standard(raw).or_else(|| CanId::extended(raw)))
+        }
     }
     .ok_or(SkipReason::Identifier(raw))?;
+    if facts.shared.contains(&message.id) {
+        return Err(SkipReason::Shared(raw));
+    }
     let format = facts.formats.get(&message.id).copied().or(facts.default_format).unwrap_or_default();
     let group = j1939::Header::of(id).filter(|_| format == "J1939PG").map(|header| header.pgn);
     let length =

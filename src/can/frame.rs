@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::driver::ControllerState;
+
 /// Set in an identifier word for a 29-bit identifier (`linux/can.h`, `CAN_EFF_FLAG`).
 const EXTENDED: u32 = 0x8000_0000;
 /// Remote transmission request (`CAN_RTR_FLAG`).
@@ -194,28 +196,14 @@ pub struct ErrorFrame {
     detail: [u8; 8],
 }
 
-/// Controller states that a bus's status shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ControllerState {
-    Active,
-    /// 96 errors and more.
-    Warning,
-    /// 128 errors and more: it no longer disturbs others.
-    Passive,
-    /// 256 errors: it neither sends nor hears until it is restarted.
-    BusOff,
-}
-
-impl ControllerState {
-    /// For a status; `None` where nothing is wrong.
-    pub fn describe(self) -> Option<&'static str> {
-        match self {
-            Self::Active => None,
-            Self::Warning => Some("error-warning: the controller counts 96 bus errors or more"),
-            Self::Passive => Some("error-passive: check wiring, termination and bit rate"),
-            Self::BusOff => Some(
-                "bus-off: check wiring and bit rate; `ip link set IFACE type can restart-ms 100` restarts by itself",
-            ),
+/// A controller's state for a status; `None` where nothing is wrong.
+pub fn describe(state: ControllerState) -> Option<&'static str> {
+    match state {
+        ControllerState::Active => None,
+        ControllerState::Warning => Some("error-warning: the controller counts 96 bus errors or more"),
+        ControllerState::Passive => Some("error-passive: check wiring, termination and bit rate"),
+        ControllerState::BusOff => {
+            Some("bus-off: check wiring and bit rate; `ip link set IFACE type can restart-ms 100` restarts by itself")
         }
     }
 }

@@ -90,6 +90,11 @@ struct Peer {
 
 type Found<'a> = &'a mut dyn FnMut(u32, Result<Value, Fault>);
 
+/// How often each request is sent that the points ask for together.
+pub fn intervals(points: &[CanPoint]) -> Vec<Duration> {
+    Requests::new(points).polls.iter().map(|poll| poll.interval).collect()
+}
+
 impl Requests {
     pub fn new(points: &[CanPoint]) -> Self {
         let mut requests = Self::default();

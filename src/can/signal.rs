@@ -49,12 +49,12 @@ pub struct Layout {
 }
 
 /// The most bytes that a message can have: J1939 transport, 255 packets of 7.
-const MESSAGE_BYTES_MAX: u64 = 1785;
+pub const MESSAGE_BYTES_MAX: u16 = 1785;
 
 impl Layout {
     /// `start` as a DBC file has it: bit 7 is the most significant bit of the first byte.
     pub fn new(start: u64, length: u64, order: BitOrder, number: Number) -> Result<Self, LayoutError> {
-        if start >= MESSAGE_BYTES_MAX * 8 {
+        if start >= u64::from(MESSAGE_BYTES_MAX) * 8 {
             return Err(LayoutError::Start(start));
         }
         let bits =

@@ -8,7 +8,7 @@ pub use super::candump::{Content, parse_frame};
 pub use super::dbc::{Database, DbcMessage, DbcSignal, parse as parse_dbc};
 pub use super::frame::{CanId, Frame, fd_length};
 pub use super::j1939::is_addressed;
-pub use super::signal::{BitOrder, Layout, Number};
+pub use super::signal::{BitOrder, Layout, MESSAGE_BYTES_MAX as J1939_BYTES_MAX, Number};
 
 /// One SocketCAN interface and what is wanted of it.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,7 +6,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send, setsockopt, sockopt};
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, setsockopt, socket, sockopt,
+};
 use nix::sys::time::TimeValLike;
 use socketcan::{CanFilter, CanSocket, Socket, SocketOptions};
 use tokio::io::Interest;
@@ -16,11 +19,11 @@ use tokio::time::Instant;
 
 use super::bus::Bus;
 use super::filter::filters;
-use super::frame::{ControllerState, ERROR_CLASSES, Received};
+use super::frame::{ERROR_CLASSES, Received};
 use super::spec::BusSpec;
 use crate::clock::{Now, UnixMs};
 use crate::command::Command;
-use crate::driver::{BusEvent, BusStatus, LinkState};
+use crate::driver::{BusEvent, BusStatus, ControllerState, LinkState};
 use crate::pulse::{self, Pulse};
 use crate::sample::BusId;
 
@@ -252,14 +255,14 @@ impl Line {
             deprecated,
             reason = "its replacement is unsafe; a CanSocket owns its one descriptor, as that asks for"
         )]
-        let socket = AsyncFd::new(socket)?;
+        let socket = AsyncFd::with_interest(socket, wakes())?;
         Ok(Self { socket, control: nix::cmsg_space!([i64; 2], u32), dropped: 0 })
     }
 
     /// Until there may be something to read.
     pub async fn readable(&self) {
         // An error shows in the read that follows.
-        let _ = self.socket.readable().await;
+        let _ = self.socket.ready(wakes()).await;
     }
 
     /// `None`: there is nothing more to read now.
@@ -268,20 +271,14 @@ impl Line {
     /// The system's: the interface went down, or away.
     pub fn receive(&mut self) -> io::Result<Option<Read>> {
         let mut buffer = [0; READ_BYTES];
-        let control = &mut self.control;
-        let read = self.socket.try_io(Interest::READABLE, |socket| {
-            let mut parts = [io::IoSliceMut::new(&mut buffer)];
-            let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(control), MsgFlags::MSG_DONTWAIT)?;
-            let (mut at, mut total) = (None, None);
-            for control in message.cmsgs().into_iter().flatten() {
-                if let ControlMessageOwned::ScmTimestampns(time) = control {
-                    at = Some(UnixMs(time.num_milliseconds()));
-                } else if let ControlMessageOwned::RxqOvfl(count) = control {
-                    total = Some(count);
-                }
+        // One kind of readiness at a time: tokio takes none for both together.
+        let mut read = Err(io::ErrorKind::WouldBlock.into());
+        for interest in [Interest::READABLE, Interest::ERROR] {
+            read = self.socket.try_io(interest, |socket| read_message(socket, &mut buffer, &mut self.control));
+            if !matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+                break;
             }
-            Ok((message.bytes, at, total))
-        });
+        }
         let (length, at, total) = match read {
             Ok(read) => read,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
@@ -303,12 +300,45 @@ impl Line {
     }
 }
 
+/// An interface that goes down or away shows as an error alone: there is nothing to read.
+fn wakes() -> Interest {
+    Interest::READABLE | Interest::ERROR
+}
+
+/// Bytes read, the kernel's time of the frame, and the frames dropped since the socket was opened.
+fn read_message(
+    socket: &CanSocket,
+    buffer: &mut [u8],
+    control: &mut [u8],
+) -> io::Result<(usize, Option<UnixMs>, Option<u32>)> {
+    let mut parts = [io::IoSliceMut::new(buffer)];
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(control), MsgFlags::MSG_DONTWAIT)?;
+    let (mut at, mut total) = (None, None);
+    for control in message.cmsgs().into_iter().flatten() {
+        if let ControlMessageOwned::ScmTimestampns(time) = control {
+            at = Some(UnixMs(time.num_milliseconds()));
+        } else if let ControlMessageOwned::RxqOvfl(count) = control {
+            total = Some(count);
+        }
+    }
+    Ok((message.bytes, at, total))
+}
+
+/// # Errors
+/// `EAFNOSUPPORT` where the kernel has no CAN, whatever interfaces it has; else the system's.
+pub fn open_unfiltered(interface: &str) -> io::Result<CanSocket> {
+    if let Err(Errno::EAFNOSUPPORT) = socket(AddressFamily::Can, SockType::Raw, SockFlag::SOCK_CLOEXEC, None) {
+        return Err(Errno::EAFNOSUPPORT.into());
+    }
+    CanSocket::open(interface)
+}
+
 /// The interface's socket: filters computed from the points, error frames, CAN FD where asked for.
 ///
 /// # Errors
 /// The system's: no such interface, not CAN, no permission.
 pub fn open(spec: &BusSpec) -> io::Result<CanSocket> {
-    let socket = CanSocket::open(&spec.interface)?;
+    let socket = open_unfiltered(&spec.interface)?;
     let filters: Vec<_> = filters(&spec.points).iter().map(|filter| CanFilter::new(filter.id, filter.mask)).collect();
     if filters.is_empty() {
         socket.set_filter_drop_all()?;
@@ -329,11 +359,16 @@ pub fn open(spec: &BusSpec) -> io::Result<CanSocket> {
 /// What happened and what to do about it.
 pub fn describe(error: &io::Error, interface: &str) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENODEV) if if_nametoindex(interface).is_ok() => {
+            format!("{interface} is not a CAN interface; `ip link show type can` lists those that are")
+        }
         Some(Errno::ENODEV | Errno::ENXIO) => format!(
             "no CAN interface {interface} here: is the adapter plugged in and its driver loaded? `ip link show type can` lists them"
         ),
         Some(Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT) => {
-            format!("{interface} is not a CAN interface, or this kernel has no CAN (`modprobe can_raw`)")
+            format!(
+                "cannot open {interface}: this kernel has no CAN; `modprobe can_raw`, or a kernel with CONFIG_CAN_RAW"
+            )
         }
         Some(Errno::ENETDOWN) => format!("{interface} is down: `ip link set {interface} up type can bitrate 500000`"),
         _ => format!("{interface}: {error}"),

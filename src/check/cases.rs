@@ -27,8 +27,8 @@ fn samples(bus: &BusPlan, given: &Given, now: Now) -> Vec<Sample> {
         (DriverSpec::Modbus(spec), Given::Registers { device, table, address, words }) => {
             (spec, device, table, address, words)
         }
-        (DriverSpec::Can(spec), Given::Frame(frame)) => return can_samples(spec, frame, now),
-        (DriverSpec::Modbus(_), Given::Frame(_)) | (DriverSpec::Can(_), Given::Registers { .. }) => return Vec::new(),
+        (DriverSpec::Can(spec), Given::Frames(frames)) => return can_samples(spec, frames, now),
+        (DriverSpec::Modbus(_), Given::Frames(_)) | (DriverSpec::Can(_), Given::Registers { .. }) => return Vec::new(),
     };
     (0u32..)
         .zip(&spec.points)
@@ -42,9 +42,11 @@ fn samples(bus: &BusPlan, given: &Given, now: Now) -> Vec<Sample> {
         .collect()
 }
 
-fn can_samples(spec: &can::spec::BusSpec, frame: &Frame, now: Now) -> Vec<Sample> {
+fn can_samples(spec: &can::spec::BusSpec, frames: &[Frame], now: Now) -> Vec<Sample> {
     let mut bus = can::bus::Bus::listening(spec, BusId(0), now);
-    bus.handle(&Received::Data(*frame), now.wall, now);
+    for frame in frames {
+        bus.handle(&Received::Data(*frame), now.wall, now);
+    }
     bus.take_samples()
 }
 
@@ -69,24 +71,40 @@ fn publish(bus: &BusPlan, samples: &[Sample], now: Now) -> Vec<Message> {
 }
 
 fn mismatch(expected: &Expected, messages: &[Message]) -> Option<String> {
-    let Expected { topic, value } = expected;
-    let Some(message) = messages.iter().find(|message| *message.topic == **topic) else {
+    let Expected { topic, reading } = expected;
+    let wanted = shown(reading);
+    // The newest: of several frames the last word counts.
+    let Some(message) = messages.iter().rfind(|message| *message.topic == **topic) else {
         let mut seen: Vec<&str> = messages.iter().map(|message| &*message.topic).collect();
         seen.sort_unstable();
         seen.dedup();
         let seen = if seen.is_empty() { "nothing".to_owned() } else { seen.join(", ") };
-        return Some(format!("expected {topic} = {value}, and nothing was published there; published: {seen}"));
+        return Some(format!("expected {topic} = {wanted}, and nothing was published there; published: {seen}"));
     };
-    let published = value_of(message);
-    (!same(&published, value)).then(|| format!("expected {topic} = {value}, published {published}"))
+    let published = reading_of(message);
+    let holds = match (&published, reading) {
+        (Ok(published), Ok(value)) => same(published, value),
+        (published, expected) => published == expected,
+    };
+    (!holds).then(|| format!("expected {topic} = {wanted}, published {}", shown(&published)))
 }
 
-/// The value in a payload of either form.
-fn value_of(message: &Message) -> serde_json::Value {
+fn shown(reading: &Result<serde_json::Value, String>) -> String {
+    match reading {
+        Ok(value) => value.to_string(),
+        Err(fault) => format!("fault {fault:?}"),
+    }
+}
+
+/// The value or the fault in a payload of either form.
+fn reading_of(message: &Message) -> Result<serde_json::Value, String> {
     match serde_json::from_slice(&message.payload) {
-        Ok(serde_json::Value::Object(mut object)) => object.remove("value").unwrap_or_default(),
-        Ok(bare) => bare,
-        Err(_) => String::from_utf8_lossy(&message.payload).into_owned().into(),
+        Ok(serde_json::Value::Object(mut object)) => match object.remove("fault") {
+            Some(serde_json::Value::String(fault)) => Err(fault),
+            _ => Ok(object.remove("value").unwrap_or_default()),
+        },
+        Ok(bare) => Ok(bare),
+        Err(_) => Ok(String::from_utf8_lossy(&message.payload).into_owned().into()),
     }
 }
 

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::can;
+use crate::can::filter::filters;
+use crate::can::spec::Source;
 use crate::clock::Now;
 use crate::config::plan::{BusPlan, DriverSpec, Plan};
 use crate::config::{Diagnostic, Outcome};
@@ -29,8 +32,11 @@ pub struct Report {
 #[derive(Debug, Serialize)]
 pub struct BusReport {
     pub name: Arc<str>,
-    /// Where it is: a serial device, a host and port.
+    /// Where it is: a serial device, a host and port, a CAN interface.
     pub line: String,
+    /// Of a CAN bus only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub can: Option<CanReport>,
     /// Read requests that one round over all points takes.
     pub requests: Vec<RequestReport>,
     pub cycle_ms: f64,
@@ -38,6 +44,18 @@ pub struct BusReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub utilisation_percent: Option<f64>,
     pub points: Vec<PointReport>,
+}
+
+/// What a CAN bus is listened to for and asked.
+#[derive(Debug, Serialize)]
+pub struct CanReport {
+    /// That pass the kernel: identifiers and parameter groups.
+    pub filters: usize,
+    pub signals: usize,
+    pub requests: usize,
+    pub commands: usize,
+    /// Of all requests together, where each is answered within its interval.
+    pub requests_per_second: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -153,10 +171,26 @@ fn bus(bus: &BusPlan) -> BusReport {
     BusReport {
         name: bus.name().clone(),
         line,
+        can: match &bus.driver {
+            DriverSpec::Can(spec) => Some(can_report(spec)),
+            DriverSpec::Modbus(_) => None,
+        },
         requests,
         cycle_ms,
         utilisation_percent,
         points: bus.rules.iter().map(point).collect(),
+    }
+}
+
+fn can_report(spec: &can::spec::BusSpec) -> CanReport {
+    let count = |of: fn(&Source) -> bool| spec.points.iter().filter(|point| of(&point.source)).count();
+    let every = can::request::intervals(&spec.points);
+    CanReport {
+        filters: filters(&spec.points).len(),
+        signals: count(|source| matches!(source, Source::Signal(_))),
+        requests: every.len(),
+        commands: count(|source| matches!(source, Source::Command(_))),
+        requests_per_second: (every.iter().map(|every| 1e3 / every.as_secs_f64()).sum::<f64>()).round() / 1e3,
     }
 }
 

@@ -38,6 +38,16 @@ pub fn text(report: &Report) -> String {
 }
 
 fn bus(out: &mut String, bus: &BusReport) {
+    if let Some(can) = &bus.can {
+        line(
+            out,
+            format_args!(
+                "bus {}: {}: {} signals by {} filters, {} requests ({} a second), {} commands",
+                bus.name, bus.line, can.signals, can.filters, can.requests, can.requests_per_second, can.commands
+            ),
+        );
+        return points(out, bus);
+    }
     let load =
         bus.utilisation_percent.map_or_else(String::new, |percent| format!(", {percent:.1} % of the line's time"));
     line(
@@ -64,6 +74,10 @@ fn bus(out: &mut String, bus: &BusReport) {
             ),
         );
     }
+    points(out, bus);
+}
+
+fn points(out: &mut String, bus: &BusReport) {
     for point in &bus.points {
         let set = if point.writable { "  (set on TOPIC/set)" } else { "" };
         line(out, format_args!("  {}/{} -> {}{set}", point.device, point.point, point.topic));

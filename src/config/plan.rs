@@ -73,13 +73,13 @@ pub struct TestCase {
 pub enum Given {
     /// Words from `address` on in one table of a device; bits as words 0 and 1.
     Registers { device: usize, table: modbus::spec::Table, address: u16, words: Vec<u16> },
-    /// A frame that the interface brings.
-    Frame(can::spec::Frame),
+    /// Frames that the interface brings, in this order. Not empty.
+    Frames(Vec<can::spec::Frame>),
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Expected {
     pub topic: String,
-    /// As it stands in the payload: number, text, boolean, or null for a fault.
-    pub value: serde_json::Value,
+    /// As it stands in the payload: number, text, boolean; or the fault's name.
+    pub reading: Result<serde_json::Value, String>,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::core::{BusSide, Core, UplinkSide};
 use crate::clock::{Now, UnixMs};
 use crate::config::plan::DriverSpec;
-use crate::driver::{BusCounters, BusStatus, DeviceState, DeviceStatus, LinkState};
+use crate::driver::{BusCounters, BusStatus, CanStatus, DeviceState, DeviceStatus, LinkState};
 use crate::mapping::publish::to_json;
 use crate::status::snapshot::{Bus, Point, Snapshot, Uplink, UplinkState};
 use crate::store::QueueStatus;
@@ -76,6 +76,7 @@ fn not_yet(side: &BusSide, since: UnixMs) -> BusStatus {
         lateness: Duration::ZERO,
         cycle: Duration::ZERO,
         counters: BusCounters::default(),
+        can: matches!(side.plan.driver, DriverSpec::Can(_)).then(CanStatus::default),
         devices: devices.iter().map(|spec| device(&spec.name)).collect(),
     }
 }

@@ -40,6 +40,7 @@ pub struct Conversion {
     linear: Linear,
     decimals: Option<u8>,
     map: BTreeMap<i64, Arc<str>>,
+    map_raw: bool,
 }
 
 /// How far from a whole number a raw integer may lie, relative to its size, where scale or offset is no decimal fraction.
@@ -65,6 +66,7 @@ impl Conversion {
             linear,
             decimals: rule.decimals,
             map: rule.map.clone(),
+            map_raw: rule.map_raw,
         }
     }
 
@@ -90,8 +92,9 @@ impl Conversion {
                 self.number(raw, true).ok_or(Fault::BadValue)?
             }
         };
+        let named = || if self.map_raw { whole(raw) } else { integer(number) };
         if !self.map.is_empty()
-            && let Some(name) = integer(number).and_then(|value| self.map.get(&value))
+            && let Some(name) = named().and_then(|value| self.map.get(&value))
         {
             return Ok(Reading::Text(name.clone()));
         }
@@ -192,9 +195,13 @@ impl Conversion {
         }
     }
 
-    /// The integer that a name stands for, in the published unit.
-    pub fn named(&self, name: &str) -> Option<i64> {
-        self.map.iter().find(|(_, known)| known.as_ref() == name).map(|(value, _)| *value)
+    /// What a name stands for, in the published unit.
+    pub fn named(&self, name: &str) -> Option<Number> {
+        let (value, _) = self.map.iter().find(|(_, known)| known.as_ref() == name)?;
+        if self.map_raw {
+            return self.number(&Value::Int(*value), false);
+        }
+        Some(Number::Decimal(Decimal::integer(i128::from(*value))))
     }
 
     pub fn kind(&self) -> Kind {
@@ -277,6 +284,15 @@ impl Conversion {
     }
 }
 
+/// A raw value that is an integer of 64 bits.
+fn whole(raw: &Value) -> Option<i64> {
+    match raw {
+        Value::Int(value) => Some(*value),
+        Value::Uint(value) => i64::try_from(*value).ok(),
+        Value::Bool(_) | Value::F32(_) | Value::F64(_) | Value::Text(_) => None,
+    }
+}
+
 /// A number that is an integer of 64 bits.
 fn integer(number: Number) -> Option<i64> {
     match number {
@@ -309,6 +325,20 @@ mod tests {
             Ok(Reading::Text(text)) => text.to_string(),
             Err(fault) => fault.to_string(),
         }
+    }
+
+    #[test]
+    fn a_dbc_files_names_stand_for_raw_values() {
+        let map = BTreeMap::from([(3, Arc::from("error")), (4, Arc::from("off"))]);
+        let kind = Kind::Integer { min: 0, max: 255 };
+        let rule = PointRule { kind, scale: 0.1, offset: 0.0, map, map_raw: true, ..rule("a/b") };
+        let conversion = Conversion::new(&rule);
+        assert_eq!(print(&conversion, Value::Uint(3)), "error");
+        assert_eq!(print(&conversion, Value::Uint(40)), "4");
+        assert_eq!(conversion.invert(conversion.named("off").unwrap()), Ok(Value::Uint(4)));
+        let published = Conversion::new(&PointRule { map_raw: false, ..rule });
+        assert_eq!(print(&published, Value::Uint(40)), "off");
+        assert_eq!(published.invert(published.named("off").unwrap()), Ok(Value::Uint(40)));
     }
 
     const WORD: Kind = Kind::Integer { min: 0, max: 65_535 };
@@ -355,7 +385,7 @@ mod tests {
         }
         assert_eq!(print(&named, Value::Int(-1)), "3");
         assert_eq!(print(&named, Value::Bool(true)), "on");
-        assert_eq!(named.named("on"), Some(1));
+        assert_eq!(named.named("on"), Some(Number::Decimal(Decimal::integer(1))));
         assert_eq!(named.named("ON"), None);
     }
 

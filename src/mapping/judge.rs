@@ -119,7 +119,7 @@ impl Judge<'_> {
             (_, Given::Bool(_)) => return Err(rejected("a number is expected, not true or false")),
             (_, Given::Number(number)) => *number,
             (_, Given::Text(text)) => match conversion.named(text) {
-                Some(value) => Number::Decimal(Decimal::integer(value)),
+                Some(value) => value,
                 None => return Err(rejected(self.expected_instead())),
             },
         };

@@ -25,6 +25,8 @@ pub struct PointRule {
     pub unit: Option<Arc<str>>,
     /// Names for integers; one without a name stays a number.
     pub map: BTreeMap<i64, Arc<str>>,
+    /// `map` names values as they stand on the wire (a DBC file's tables), not in the published unit.
+    pub map_raw: bool,
     pub report: Report,
     pub deadband: Option<Deadband>,
     pub heartbeat: Option<Duration>,
@@ -113,6 +115,7 @@ pub(crate) mod tests {
             decimals: None,
             unit: None,
             map: BTreeMap::new(),
+            map_raw: false,
             report: Report::Always,
             deadband: None,
             heartbeat: None,

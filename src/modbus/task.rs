@@ -428,6 +428,7 @@ impl Driver {
         let share = if elapsed > 0.0 { window.busy.as_secs_f32() / elapsed * 100.0 } else { 0.0 };
         self.last_status = now.mono;
         let status = BusStatus {
+            can: None,
             state: self.link,
             since: self.since,
             last_error: self.last_error.clone(),

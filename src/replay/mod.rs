@@ -34,6 +34,8 @@ const DISORDER_MAX: Duration = Duration::from_secs(1);
 pub enum LineError {
     #[error("not UTF-8 text; write what `candump -l` writes")]
     Text { column: usize },
+    #[error("no interface is named, and the mapping has several ({0}); write one before the frame")]
+    Interface(String),
     #[error("{}", .0.problem)]
     Frame(#[from] CandumpError),
 }
@@ -42,6 +44,7 @@ impl LineError {
     pub fn column(&self) -> usize {
         match self {
             Self::Text { column } => *column,
+            Self::Interface(_) => 1,
             Self::Frame(error) => error.column,
         }
     }
@@ -119,8 +122,13 @@ impl Replay {
         if text.trim_start().is_empty() || text.trim_start().starts_with('#') {
             return Ok(());
         }
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let entry = parse_line(text)?;
-        let until = self.reach(entry.at);
+        if entry.interface.is_none() && self.lanes.len() > 1 {
+            return Err(LineError::Interface(self.interfaces().collect::<Vec<_>>().join(", ")));
+        }
+        // A line without a time comes with the one before.
+        let until = self.reach(entry.at.or(self.newest).unwrap_or(self.now.wall));
         self.move_on(until, Some(entry));
         Ok(())
     }
@@ -199,19 +207,20 @@ impl Replay {
             // Its details are not read: a log's controller is not this one's.
             Content::Error => return,
         };
-        let by_interface = self.lanes.iter().any(|lane| lane.interface == entry.interface);
+        let named = entry.interface.as_deref();
+        let by_interface = self.lanes.iter().any(|lane| named == Some(&lane.interface));
         let mut matched = false;
         for lane in &mut self.lanes {
             let name = if by_interface { lane.interface.as_str() } else { &*lane.name };
-            if name == entry.interface {
+            if named.is_none_or(|named| named == name) {
                 matched = true;
-                lane.bus.handle(&received, entry.at, self.now);
+                lane.bus.handle(&received, entry.at.unwrap_or(self.now.wall), self.now);
                 lane.publish(self.now, &mut self.messages);
             }
         }
         if !matched {
-            let unmatched =
-                self.unmatched.get_or_insert_with(|| Unmatched { interface: entry.interface.clone(), frames: 0 });
+            let interface = || named.unwrap_or("none named").to_owned();
+            let unmatched = self.unmatched.get_or_insert_with(|| Unmatched { interface: interface(), frames: 0 });
             unmatched.frames += 1;
         }
     }

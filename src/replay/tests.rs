@@ -161,3 +161,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn lines_without_a_time_or_an_interface_go_to_the_only_bus_at_the_time_before() {
+    let mapping = "[[can]]\nname = 'v'\ninterface = 'can0'\ntopic = '{signal}'\n\
+        [[can.signal]]\nname = 's'\nid = 0x3E9\nstart_bit = 0\nlength = 8\n";
+    let log = "\u{feff}3E9#01\n(5.0) can0 3E9#02\r\ncan0 3E9#03\n  can0  3E9   [1]  04\n";
+    let told = all(&mut replay(mapping), log);
+    assert_eq!(short(&told), ["00:00.000 s 1", "00:05.000 s 2", "00:05.000 s 3", "00:05.000 s 4"]);
+    let two = format!("{mapping}[[can]]\nname = 'w'\ninterface = 'can1'\n");
+    let error = replay(&two).line(b"3E9#01").unwrap_err();
+    assert!(error.to_string().contains("can0, can1"), "{error}");
+}

@@ -125,6 +125,11 @@ fn buses(text: &mut Text, snapshot: &Snapshot) {
     family("discarded_total", "counter", "Answers late, short, foreign or corrupted.", &|s| {
         Some(float(s.counters.discarded))
     });
+    family("can_frames_total", "counter", "CAN frames read.", &|s| Some(float(s.can?.frames)));
+    family("can_dropped_total", "counter", "CAN frames lost before they were read.", &|s| Some(float(s.can?.dropped)));
+    family("can_bus_off_total", "counter", "How often the CAN controller went bus-off.", &|s| {
+        Some(float(s.can?.bus_offs))
+    });
     family("writes_total", "counter", "Commands written.", &|s| Some(float(s.counters.writes)));
 }
 

@@ -141,6 +141,7 @@ pub(crate) mod tests {
             lateness: Duration::from_millis(3),
             cycle: Duration::from_millis(120),
             counters: BusCounters { requests: 100, answers: 98, timeouts: 2, ..BusCounters::default() },
+            can: None,
             devices: vec![meter],
         };
         let queue = QueueStatus {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::clock::UnixMs;
 use crate::clocksync::ClockState;
-use crate::driver::{BusStatus, DeviceStatus};
+use crate::driver::{BusStatus, ControllerState, DeviceStatus};
 use crate::status::snapshot::{self, Point, Snapshot, Uplink};
 use crate::store::StoreStatus;
 use crate::timestamp;
@@ -43,7 +43,7 @@ pub fn all(snapshot: &Snapshot) -> Value {
 }
 
 pub(crate) fn bus(status: &BusStatus) -> Value {
-    json!({
+    let mut value = json!({
         "state": snapshot::link(status.state),
         "since": time(status.since),
         "last_error": status.last_error,
@@ -56,7 +56,24 @@ pub(crate) fn bus(status: &BusStatus) -> Value {
         "exceptions": status.counters.exceptions,
         "discarded": status.counters.discarded,
         "writes": status.counters.writes,
-    })
+    });
+    if let Some(can) = status.can {
+        value["controller"] = json!(controller(can.controller));
+        value["bus_off"] = json!(can.controller == ControllerState::BusOff);
+        value["bus_offs"] = json!(can.bus_offs);
+        value["frames"] = json!(can.frames);
+        value["dropped"] = json!(can.dropped);
+    }
+    value
+}
+
+fn controller(state: ControllerState) -> &'static str {
+    match state {
+        ControllerState::Active => "active",
+        ControllerState::Warning => "error_warning",
+        ControllerState::Passive => "error_passive",
+        ControllerState::BusOff => "bus_off",
+    }
 }
 
 pub(crate) fn device(status: &DeviceStatus) -> Value {

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Decodes and encodes random frames by public DBC files with cantools and with fieldgate, and compares.
+"""Decodes and encodes random frames by public DBC files with cantools and with fieldgate, and compares: raw values
+frame by frame with the driver's own code, and published values with what `fieldgate replay` prints.
 
-usage: oracle.py CAN_DECODE FRAMES FILE.dbc...
+usage: oracle.py FIELDGATE CAN_DECODE FRAMES FILE.dbc...
 
-CAN_DECODE is the built example `can_decode`; FRAMES the number of frames in all. Prints one line a file that differs
-or is left out, then the totals; exits 1 where anything differs that is not explained here:
+FIELDGATE is the binary, CAN_DECODE the built example `can_decode`; FRAMES the number of frames in all. Prints one line a
+file that differs or is left out, then the totals; exits 1 where anything differs that is not explained here:
 
 - A file that cantools does not load is counted, not compared.
 - cantools refuses a frame whose multiplexor has a value that the file does not name; fieldgate takes the signals that
@@ -12,16 +13,24 @@ or is left out, then the totals; exits 1 where anything differs that is not expl
 - Signals that fieldgate leaves out (it says so, with the line) are not compared; they are listed. The same for
   messages longer than a CAN FD frame, which come by J1939 transport and are tested elsewhere.
 - 16-bit floats exist in cantools, and in no DBC file.
+- A multiplexor written `m` without a number (vw_pq.dbc) is one to fieldgate; cantools then never gives the signals
+  under it.
+- Published values: what J1939 calls no value (all ones) is a fault to fieldgate and a number to cantools, so messages
+  marked as J1939 are not compared there. NaN is a fault to fieldgate. A 32-bit float is published with the digits that
+  tell it from every other, so it is compared as one. A file in UTF-8 is read as such; cantools takes it for Windows-1252.
 """
 
+import json
 import math
 import os
 import random
 import struct
 import subprocess
 import sys
+import tempfile
 
 import cantools
+from cantools.database.namedsignalvalue import NamedSignalValue
 
 
 def draw(nodes, message, values):
@@ -78,7 +87,106 @@ def listing(program, path):
     return held, skipped, None
 
 
-def compare(program, path, frames, totals):
+def under_an_unnumbered_multiplexor(message):
+    """Names of the signals whose multiplexor cantools does not know."""
+    if any(signal.is_multiplexer for signal in message.signals):
+        return set()
+    return {signal.name for signal in message.signals if signal.multiplexer_ids}
+
+
+def quoted(text):
+    return json.dumps(text)
+
+
+def published(fieldgate, path, messages, left_out, frames, totals):
+    """Random frames through a mapping that takes every signal, against cantools' scaled and named values."""
+    name = os.path.basename(path)
+    names = {}
+    tables = []
+    ids = {}
+    for message in messages:
+        ids.setdefault((message.frame_id, message.is_extended_frame), []).append(message)
+    for message in messages:
+        once = len(ids[(message.frame_id, message.is_extended_frame)]) == 1
+        if message.protocol == "j1939" or not once or under_an_unnumbered_multiplexor(message):
+            continue
+        kept = [signal for signal in message.signals if f"{message.name}.{signal.name}" not in left_out]
+        kept = [signal for signal in kept if not set("/+#{}").intersection(signal.name)]
+        for signal in kept:
+            tables.append(
+                f"[[can.signal]]\nmessage = {quoted(message.name)}\nsignal = {quoted(signal.name)}\n"
+                f"name = {quoted(f'{message.name}.{signal.name}')}\n"
+            )
+        if kept:
+            names[message.name] = (message, {signal.name for signal in kept})
+    if not names:
+        return
+    floats = {
+        f"{message.name}.{signal.name}"
+        for message in messages
+        for signal in message.signals
+        if signal.conversion.is_float and signal.length == 32
+    }
+    log, expected = [], {}
+    for number in range(frames):
+        message, kept = random.choice(list(names.values()))
+        data = bytes(random.randrange(256) for _ in range(message.length))
+        try:
+            values = message.decode(data, decode_choices=True, scaling=True)
+        except Exception:  # noqa: BLE001 a multiplexor's value without signals
+            continue
+        identifier = f"{message.frame_id:08X}" if message.is_extended_frame else f"{message.frame_id:03X}"
+        separator = "##0" if message.length > 8 or message.is_fd else "#"
+        log.append(f"({number}.000000) can0 {identifier}{separator}{data.hex()}")
+        for signal, value in values.items():
+            if signal in kept and not (isinstance(value, float) and not math.isfinite(value)):
+                expected[(number, f"{message.name}.{signal}")] = value
+    with tempfile.TemporaryDirectory() as folder:
+        with open(os.path.join(folder, "g.toml"), "w", encoding="utf-8") as file:
+            file.write('[gateway]\nid = "g"\nmappings = ["m.toml"]\n')
+        with open(os.path.join(folder, "m.toml"), "w", encoding="utf-8") as file:
+            file.write(
+                f'[[can]]\nname = "v"\ninterface = "can0"\nfd = true\ndbc = {quoted(path)}\ntopic = "{{signal}}"\n'
+                + "".join(tables)
+            )
+        told = subprocess.run(
+            [fieldgate, "replay", "-c", os.path.join(folder, "g.toml"), "-"],
+            input="\n".join(log),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if told.returncode != 0:
+        totals["files differ"] += 1
+        print(f"{name}: replay: {told.stderr[:300]}")
+        return
+    seen = {}
+    for line in told.stdout.splitlines():
+        line = json.loads(line)
+        if "fault" not in line["payload"]:
+            hours, minutes, seconds = line["time"][11:-1].split(":")
+            moment = int(hours) * 3600 + int(minutes) * 60 + round(float(seconds))
+            seen[(moment, line["topic"])] = line["payload"]["value"]
+    wrong = 0
+    for key in sorted(set(seen) | set(expected)):
+        ours, theirs = seen.get(key), expected.get(key)
+        if isinstance(theirs, NamedSignalValue):
+            good = theirs.name in (ours, str(ours).encode().decode("cp1252", "replace"))
+        elif key[1] in floats and isinstance(ours, (int, float)):
+            good = math.isclose(ours, theirs, rel_tol=1e-7)
+        elif isinstance(ours, (int, float)) and isinstance(theirs, (int, float)):
+            good = math.isclose(ours, theirs, rel_tol=1e-9, abs_tol=1e-12)
+        else:
+            good = ours == theirs
+        if not good:
+            wrong += 1
+            if wrong <= 3:
+                print(f"{name}: {key[1]} at {key[0]} s: published {ours!r}, cantools {theirs!r}")
+    totals["values published"] += len(seen)
+    totals["values differ"] += wrong
+
+
+def compare(fieldgate, program, path, frames, totals):
     name = os.path.basename(path)
     try:
         database = cantools.database.load_file(path, strict=False)
@@ -109,6 +217,7 @@ def compare(program, path, frames, totals):
             return
     if not messages:
         return
+    unseen = {message.name: under_an_unnumbered_multiplexor(message) for message in messages}
     lines, expected = [], []
     for _ in range(frames):
         message = random.choice(messages)
@@ -154,6 +263,8 @@ def compare(program, path, frames, totals):
         if line.startswith("D"):
             totals["frames decoded"] += 1
             ours = dict(pair.split("=", 1) for pair in answer.split("\t") if pair)
+            for stray in unseen.get(line.split("\t")[1], ()):
+                ours.pop(stray, None)
             totals["signals"] += len(ours)
             good = same(ours, wanted)
         else:
@@ -165,21 +276,23 @@ def compare(program, path, frames, totals):
                 print(f"{name}: {line[:200]}\n  fieldgate {answer[:300]}\n  cantools  {str(wanted)[:300]}")
     totals["frames differ"] += wrong
     totals["files compared"] += 1
+    published(fieldgate, path, messages, left_out, max(1, frames // 10), totals)
 
 
 def main():
-    program, frames, paths = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    fieldgate, program, frames, paths = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:]
     random.seed(1939)
     totals = dict.fromkeys(
         ["files compared", "not loaded by cantools", "files differ", "frames decoded", "signals", "frames encoded"]
-        + ["frames differ", "messages left out", "drawn again", "cantools refuses"],
+        + ["frames differ", "values published", "values differ", "messages left out", "drawn again", "cantools refuses"],
         0,
     )
     for path in paths:
-        compare(program, path, max(1, frames // len(paths)), totals)
+        compare(fieldgate, program, path, max(1, frames // len(paths)), totals)
     print(", ".join(f"{count} {what}" for what, count in totals.items()))
-    enough = totals["files compared"] >= 20
-    sys.exit(0 if enough and not totals["files differ"] and not totals["frames differ"] else 1)
+    enough = totals["files compared"] >= 20 and totals["values published"] >= 1000
+    wrong = totals["files differ"] + totals["frames differ"] + totals["values differ"]
+    sys.exit(0 if enough and not wrong else 1)
 
 
 main()

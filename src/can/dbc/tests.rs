@@ -27,7 +27,7 @@ BO_ 513 Muxed: 8 ECU
  SG_ Other M : 40|8@1+ (1,0) [0|0] "" Vector__XXX
  SG_ Plain m2 : 8|8@1+ (1,0) [0|0] "" Vector__XXX
 
-BO_ 65552 TooWide: 8 ECU
+BO_ 536870928 TooWide: 8 ECU
  SG_ X : 0|8@1+ (1,0) [0|0] "" Vector__XXX
 
 CM_ SG_ 1001 Speed "At the wheels";
@@ -95,7 +95,7 @@ fn what_makes_no_sense_is_left_out_and_said_with_its_line() {
     let skipped: Vec<_> =
         file.skipped.iter().map(|skip| (skip.line, skip.message.as_str(), skip.signal.as_deref())).collect();
     assert_eq!(skipped, [(15, "VehicleSpeed", Some("Beyond")), (27, "TooWide", None)]);
-    assert_eq!(file.skipped[1].reason, SkipReason::Identifier(65552));
+    assert_eq!(file.skipped[1].reason, SkipReason::Identifier(536870928));
     assert!(file.message(ORPHANS).is_none());
 }
 
@@ -139,4 +139,19 @@ proptest! {
         let _ = parse(&bytes);
         let _ = parse(&bytes[..cut]);
     }
+}
+
+#[test]
+fn an_identifier_without_the_mark_of_29_bits_is_taken_for_one_where_it_can_be_nothing_else() {
+    let file = "VERSION \"\"\n\nNS_ :\n\nBS_:\n\nBU_: ECU\n\n\
+        BO_ 314255271 Camera: 8 ECU\n SG_ A : 0|8@1+ (1,0) [0|0] \"\" ECU\n\n\
+        BO_ 69642 One: 8 ECU\n SG_ A : 0|8@1+ (1,0) [0|0] \"\" ECU\n\n\
+        BO_ 4106 Two: 8 ECU\n SG_ A : 0|8@1+ (1,0) [0|0] \"\" ECU\n\n\
+        VAL_ 314255271 A 1 \"on\" ;\nVAL_ 69642 A 1 \"one\" ;\n";
+    let file = parse(file.as_bytes()).unwrap();
+    let camera = file.message("Camera").unwrap();
+    assert_eq!(camera.id, CanId::extended(0x12BB_27A7).unwrap());
+    assert_eq!(camera.signals[0].map[&1].as_ref(), "on");
+    let left_out: Vec<_> = file.skipped.iter().map(|skip| skip.message.as_str()).collect();
+    assert_eq!(left_out, ["One", "Two"], "what is said of one cannot be told from what is said of the other");
 }

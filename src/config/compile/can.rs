@@ -1,5 +1,7 @@
 //! `[[can]]`: an interface, what is heard on it, asked for, and set.
 
+mod request;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,8 +13,8 @@ use super::names::{NameOf, check_topic};
 use super::point::{check_report, names};
 use super::write::{Scaled, limits};
 use crate::can::spec::{
-    Addressing, AnswerKind, AnswerSpec, BitOrder, BusSpec, CanId, CanPoint, CommandSpec, Database, DbcMessage,
-    DbcSignal, FrameMatch, Layout, Number, RequestSpec, SignalSpec, Source, fd_length, is_addressed, parse_dbc,
+    BitOrder, BusSpec, CanId, CanPoint, CommandSpec, Database, DbcMessage, DbcSignal, FrameMatch, J1939_BYTES_MAX,
+    Layout, Number, SignalSpec, Source, fd_length, is_addressed, parse_dbc,
 };
 use crate::config::diagnostic::{Diagnostic, Place};
 use crate::config::plan::{BusPlan, DriverSpec};
@@ -20,6 +22,9 @@ use crate::config::reader::{Table, deadband};
 use crate::config::spell::did_you_mean;
 use crate::mapping::rule::{Deadband, Kind, PayloadForm, PointRule, Report, WriteRule};
 use crate::message::Qos;
+
+/// `IFNAMSIZ` less the NUL at the end.
+const INTERFACE_BYTES_MAX: usize = 15;
 
 /// A bus while its points are compiled.
 struct Bus<'b> {
@@ -59,7 +64,7 @@ pub(super) fn bus(table: &Table<'_>, file: &Path, cx: &Context<'_>) -> Option<Bu
         heard(&signal, &mut bus, cx);
     }
     for request in table.tables("request", &cx.report) {
-        asked(&request, &mut bus, cx);
+        request::asked(&request, &mut bus, cx);
     }
     for command in table.tables("command", &cx.report) {
         commanded(&command, &mut bus, cx);
@@ -68,7 +73,14 @@ pub(super) fn bus(table: &Table<'_>, file: &Path, cx: &Context<'_>) -> Option<Bu
         cx.incomplete.set(true);
     }
     let interface = table.text("interface")?.to_owned();
-    let spec = BusSpec { name: name?.into(), interface, fd: bus.fd, points: bus.points };
+    if interface.len() > INTERFACE_BYTES_MAX
+        || interface.contains(|letter: char| letter == '/' || letter.is_whitespace())
+    {
+        let found = format!("`interface` is {interface:?}, which no interface can be named");
+        let expected = "a name as `ip link` shows it: 1 to 15 characters without `/` and blanks";
+        cx.report.push(Diagnostic::error(table.place("interface"), found).expected(expected));
+    }
+    let spec = BusSpec { name: name?.into(), interface, fd: table.flag("fd"), points: bus.points };
     Some(BusPlan { driver: DriverSpec::Can(spec), rules: bus.rules })
 }
 
@@ -142,7 +154,7 @@ fn left_out(database: &Database, message: &str, signal: Option<&str>) -> String 
 }
 
 fn heard(table: &Table<'_>, bus: &mut Bus<'_>, cx: &Context<'_>) {
-    check_report(table, cx);
+    check_report(table, false, cx);
     let source = |number: i64| u8::try_from(number).ok();
     if table.has("message") || table.has("signal") {
         for key in table.set_of(&["id", "pgn", "start_bit", "length", "byte_order", "signed", "float"]) {
@@ -155,9 +167,19 @@ fn heard(table: &Table<'_>, bus: &mut Bus<'_>, cx: &Context<'_>) {
         let Some((message, signals)) = from_dbc(table, bus, cx) else { return };
         let several = table.text("signal") == Some("*");
         if several && table.has("name") {
-            let found = "`name` stands at `signal = \"*\"`, whose points have the names of the message's signals";
-            cx.report.error(table.key_place("name"), found, "remove it, or write one table a signal");
+            let found = "`name` stands beside `signal = \"*\"`: several signals would have one name";
+            cx.report.error(
+                table.key_place("name"),
+                found,
+                "remove it, or write the name of one signal instead of `*`",
+            );
         }
+        if table.has("source") && !matches!(message.from, FrameMatch::Pgn { .. }) {
+            let found = format!("`source` stands at `{}`, which the DBC file does not mark as J1939", message.name);
+            let mend = "remove it, or set VFrameFormat to J1939PG in the DBC file, or write `pgn` and `start_bit` instead of `message`";
+            cx.report.error(table.key_place("source"), found, mend);
+        }
+        fd_is_heard(table, message, bus, cx);
         let found: Vec<_> = signals
             .into_iter()
             .map(|signal| (signal.clone(), message.heard(signal, table.integer("source").and_then(source))))
@@ -170,19 +192,29 @@ fn heard(table: &Table<'_>, bus: &mut Bus<'_>, cx: &Context<'_>) {
         return;
     }
     let (Some(layout), Some(from)) = (layout(table, cx), frame_match(table, cx)) else { return };
-    let longest = if bus.fd { 64 } else { 8 };
-    if matches!(from, FrameMatch::Id(_)) && layout.bytes_needed() > longest {
-        let found = format!("the signal ends in byte {}, and a frame has {longest}", layout.bytes_needed());
-        let help = if bus.fd {
-            "correct `start_bit` or `length`"
-        } else {
-            "correct `start_bit` or `length`, or write `fd = true` at the bus"
-        };
-        cx.report.error(table.place("start_bit"), found, help);
+    let longest = match (from, bus.fd) {
+        (FrameMatch::Pgn { .. }, _) => usize::from(J1939_BYTES_MAX),
+        (FrameMatch::Id(_), true) => 64,
+        (FrameMatch::Id(_), false) => 8,
+    };
+    if layout.bytes_needed() > longest {
+        let found =
+            format!("the signal ends in byte {} of the frame, which has at most {longest}", layout.bytes_needed());
+        let mend =
+            if longest == 8 { "correct `start_bit`, or add `fd = true` to the bus" } else { "correct `start_bit`" };
+        cx.report.error(table.place("start_bit"), found, mend);
     }
     let Some(name) = own_name(table, cx) else { return };
     let meaning = Meaning { name, kind: kind(layout), dbc: None };
     add(table, bus, &meaning, Source::Signal(SignalSpec { from, layout, when: Vec::new() }), None, cx);
+}
+
+/// A CAN FD frame is neither handed over nor taken by a socket that was not opened for it.
+fn fd_is_heard(table: &Table<'_>, message: &DbcMessage, bus: &Bus<'_>, cx: &Context<'_>) {
+    if message.fd && !bus.fd {
+        let found = format!("`{}` is a CAN FD message, and the bus has no `fd = true`", message.name);
+        cx.report.error(table.place("message"), found, "add `fd = true` to the bus");
+    }
 }
 
 fn own_name<'t>(table: &Table<'t>, cx: &Context<'_>) -> Option<&'t str> {
@@ -194,7 +226,13 @@ fn own_name<'t>(table: &Table<'t>, cx: &Context<'_>) -> Option<&'t str> {
 
 fn frame_match(table: &Table<'_>, cx: &Context<'_>) -> Option<FrameMatch> {
     match (table.has("id"), table.integer("pgn")) {
-        (true, None) => id(table, "id", cx).map(FrameMatch::Id),
+        (true, None) => {
+            if table.has("source") {
+                let found = "`source` belongs to `pgn`: an identifier has one sender";
+                cx.report.error(table.key_place("source"), found, "remove it, or write `pgn` instead of `id`");
+            }
+            id(table, "id", cx).map(FrameMatch::Id)
+        }
         (false, Some(pgn)) => {
             let pgn = u32::try_from(pgn).ok()?;
             if is_addressed(pgn) && pgn & 0xFF != 0 {
@@ -253,75 +291,6 @@ fn kind(layout: Layout) -> Kind {
     }
 }
 
-fn asked(table: &Table<'_>, bus: &mut Bus<'_>, cx: &Context<'_>) {
-    check_report(table, cx);
-    let request = table.text("request").and_then(|text| {
-        let is_pair = |pair: &str| pair.len() == 2 && pair.bytes().all(|digit| digit.is_ascii_hexdigit());
-        let byte = |pair: &str| is_pair(pair).then(|| u8::from_str_radix(pair, 16).ok()).flatten();
-        let bytes: Option<Vec<u8>> = text.split_whitespace().map(byte).collect();
-        let bytes = bytes.filter(|bytes| (1..=4095).contains(&bytes.len()));
-        if bytes.is_none() {
-            cx.report.error(
-                table.place("request"),
-                "`request` is no list of hexadecimal bytes, two digits each",
-                "write, say, `request = \"01 0D\"`",
-            );
-        }
-        bytes
-    });
-    let answer = table.table("answer", &cx.report).and_then(|answer| answer_spec(&answer, cx));
-    let (send, receive) = (id(table, "send", cx), id(table, "receive", cx));
-    let (Some(request), Some((answer, kind)), Some(send), Some(receive)) = (request, answer, send, receive) else {
-        return;
-    };
-    let Some(name) = table.text("name") else { return };
-    let source = Source::Request(RequestSpec {
-        send,
-        receive: vec![receive],
-        addressing: Addressing::Normal,
-        request: request.into(),
-        padding: table.integer("padding").and_then(|byte| u8::try_from(byte).ok()),
-        fd: false,
-        answer,
-        interval: Duration::from_millis(table.unsigned("interval_ms")),
-        timeout: Duration::from_millis(table.unsigned("timeout_ms")),
-    });
-    add(table, bus, &Meaning { name, kind, dbc: None }, source, None, cx);
-}
-
-fn answer_spec(table: &Table<'_>, cx: &Context<'_>) -> Option<(AnswerSpec, Kind)> {
-    let offset = u16::try_from(table.integer("offset")?).ok()?;
-    let length = table.integer("length").and_then(|length| u16::try_from(length).ok());
-    let (bits, number) = match table.text("type")? {
-        "string" => {
-            let bytes = usize::from(length.unwrap_or(4095));
-            return Some((AnswerSpec { offset, kind: AnswerKind::Text { length } }, Kind::Text { bytes }));
-        }
-        "i8" => (8, Number::Signed),
-        "u16" => (16, Number::Unsigned),
-        "i16" => (16, Number::Signed),
-        "u24" => (24, Number::Unsigned),
-        "u32" => (32, Number::Unsigned),
-        "i32" => (32, Number::Signed),
-        "u64" => (64, Number::Unsigned),
-        "i64" => (64, Number::Signed),
-        "f32" => (32, Number::F32),
-        "f64" => (64, Number::F64),
-        _ => (8, Number::Unsigned),
-    };
-    if table.has("length") {
-        cx.report.error(
-            table.key_place("length"),
-            "`length` belongs to strings",
-            "remove it, or write `type = \"string\"`",
-        );
-    }
-    let little = table.text("order") == Some("little");
-    let (start, order) = if little { (0, BitOrder::Little) } else { (7, BitOrder::Big) };
-    let layout = Layout::new(start, bits, order, number).ok()?;
-    Some((AnswerSpec { offset, kind: AnswerKind::Number(layout) }, kind(layout)))
-}
-
 fn commanded(table: &Table<'_>, bus: &mut Bus<'_>, cx: &Context<'_>) {
     let cycle =
         table.integer("cycle_ms").and_then(|ms| u64::try_from(ms).ok()).filter(|ms| *ms > 0).map(Duration::from_millis);
@@ -331,6 +300,7 @@ fn commanded(table: &Table<'_>, bus: &mut Bus<'_>, cx: &Context<'_>) {
             cx.report.error(table.place("signal"), "a command sets one signal", "write its name instead of `*`");
             return;
         };
+        fd_is_heard(table, message, bus, cx);
         let Some(spec) = message.commanded(signal, cycle) else {
             cx.report.error(table.place("message"), "no single frame holds the message", "choose another");
             return;
@@ -355,6 +325,10 @@ fn commanded(table: &Table<'_>, bus: &mut Bus<'_>, cx: &Context<'_>) {
             return;
         }
         let fd = length > 8;
+        if fd && !bus.fd {
+            let found = format!("a frame of {length} bytes is CAN FD, and the bus has no `fd = true`");
+            cx.report.error(table.place("bytes"), found, "add `fd = true` to the bus");
+        }
         (CommandSpec { frame, fd, length, initial: 0, layout, set: Vec::new(), cycle }, None)
     };
     let Some(name) = table.text("name").or(signal.as_ref().map(|signal| signal.name.as_str())) else {
@@ -411,6 +385,7 @@ fn add(
         } else {
             meaning.dbc.map_or_else(BTreeMap::new, |signal| signal.map.clone())
         },
+        map_raw: !table.has("map"),
         report: Report::Always,
         deadband: None,
         heartbeat: None,

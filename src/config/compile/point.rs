@@ -61,7 +61,7 @@ pub(super) fn point(
         check_address(table, source, address, scope, cx);
         check_meaning(table, source, cx);
     }
-    check_report(table, cx);
+    check_report(table, true, cx);
     let write = source.and_then(|source| write(table, &source, cx));
     let name = table.text("name")?;
     let topic = topic(name, write.is_some(), place, scope, cx);
@@ -91,6 +91,7 @@ fn rule(
 ) -> PointRule {
     let ms = |key| table.integer(key).and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
     PointRule {
+        map_raw: false,
         device: scope.device_name.clone(),
         point: table.text("name").unwrap_or_default().into(),
         topic,
@@ -293,12 +294,12 @@ fn check_meaning(table: &Table<'_>, source: &Source, cx: &Context<'_>) {
 }
 
 /// Keys of the reporting that contradict each other.
-pub(super) fn check_report(table: &Table<'_>, cx: &Context<'_>) {
-    if table.text("report") != Some("change") {
-        for key in table.set_of(&["deadband", "heartbeat_ms"]) {
-            let found = format!("`{key}` has no effect: every poll is published");
-            cx.report.warning(table.key_place(key), found, "add `report = \"change\"`, or remove it");
-        }
+pub(super) fn check_report(table: &Table<'_>, polled: bool, cx: &Context<'_>) {
+    // A deadband alone says the same as `report = "change"`, and what is heard on a CAN bus may fall silent.
+    let every_poll = table.text("report") != Some("change") && !table.has("deadband") && polled;
+    if every_poll && table.has("heartbeat_ms") {
+        let found = "`heartbeat_ms` has no effect: every poll is published";
+        cx.report.warning(table.key_place("heartbeat_ms"), found, "add `report = \"change\"`, or remove it");
     }
     if let (Some(heartbeat), Some(least)) = (table.integer("heartbeat_ms"), table.integer("min_interval_ms"))
         && heartbeat < least

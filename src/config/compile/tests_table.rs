@@ -4,7 +4,7 @@ use super::Context;
 use super::access::fill;
 use super::names::{NameOf, shown};
 use super::point::address;
-use crate::can::spec::{Content, parse_frame};
+use crate::can::spec::{Content, Frame, parse_frame};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::document::{Node, Value};
 use crate::config::plan::{BusPlan, DriverSpec, Expected, Given, TestCase};
@@ -14,14 +14,14 @@ use crate::modbus::spec;
 
 /// A test of a mapping file.
 pub(super) fn test(table: &Table<'_>, buses: &[BusPlan], cx: &Context<'_>) -> Option<TestCase> {
-    if table.has("frame") && !table.has("registers") {
+    let brings = table.set_of(&["frame", "frames", "registers"]);
+    if let [first, second, ..] = brings[..] {
+        let found = format!("`{first}` and `{second}` stand together");
+        cx.report.push(Diagnostic::error(table.key_place(first), found).expected("one of them"));
+    } else if !table.has("registers") && !brings.is_empty() {
         return frame_test(table, buses, cx);
     }
-    if table.has("frame") {
-        let found = "`frame` and `registers` stand together";
-        cx.report.push(Diagnostic::error(table.key_place("frame"), found).expected("one of them"));
-    }
-    if !table.has("registers") {
+    if brings.is_empty() {
         let expected = "`registers`, or `frame` for a CAN bus";
         cx.report.push(Diagnostic::error(table.start(), "the test brings nothing").expected(expected));
     }
@@ -38,19 +38,13 @@ pub(super) fn test(table: &Table<'_>, buses: &[BusPlan], cx: &Context<'_>) -> Op
 /// A frame on a CAN bus, which stands alone where there is one.
 fn frame_test(table: &Table<'_>, buses: &[BusPlan], cx: &Context<'_>) -> Option<TestCase> {
     let expect = expected(table, "topic", cx);
-    let place = table.place("frame");
-    let frame = match parse_frame(table.text("frame")?) {
-        Ok(Content::Data(frame)) => Some(frame),
-        Ok(Content::Remote(_) | Content::Error) => {
-            cx.report.error(place, "`frame` carries no data", "write, say, `frame = \"3E9#00002EE0\"`");
-            None
-        }
-        Err(error) => {
-            let found = format!("`frame` is no frame: {error}");
-            cx.report.error(place, found, "write, say, `frame = \"3E9#00002EE0\"`");
-            None
-        }
+    let frames = match table.node("frames") {
+        Some(list) => list.as_list()?.iter().map(|node| frame(node, cx)).collect::<Option<Vec<_>>>(),
+        None => frame(table.node("frame")?, cx).map(|frame| vec![frame]),
     };
+    if frames.as_ref().is_some_and(Vec::is_empty) {
+        cx.report.error(table.place("frames"), "`frames` is empty", "write, say, `frames = [\"3E9#00002EE0\"]`");
+    }
     let can: Vec<_> = (0..buses.len()).filter(|at| matches!(buses[*at].driver, DriverSpec::Can(_))).collect();
     let bus = match table.text("bus") {
         Some(name) => {
@@ -72,7 +66,17 @@ fn frame_test(table: &Table<'_>, buses: &[BusPlan], cx: &Context<'_>) -> Option<
         }
     };
     let name = table.text("name")?.to_owned();
-    Some(TestCase { name, place: table.start().to_string(), bus: bus?, given: Given::Frame(frame?), expect })
+    Some(TestCase { name, place: table.start().to_string(), bus: bus?, given: Given::Frames(frames?), expect })
+}
+
+fn frame(node: &Node, cx: &Context<'_>) -> Option<Frame> {
+    let found = match parse_frame(node.as_text()?) {
+        Ok(Content::Data(frame)) => return Some(frame),
+        Ok(Content::Remote(_) | Content::Error) => "the frame carries no data".to_owned(),
+        Err(error) => format!("this is no frame: {error}"),
+    };
+    cx.report.error(&node.place, found, "write, say, `\"3E9#00002EE0\"`");
+    None
 }
 
 /// A test of a profile: its one bus is bus 0, its one device is device 0, and a point's topic is its name.
@@ -152,14 +156,29 @@ fn expected(table: &Table<'_>, key: &str, cx: &Context<'_>) -> Vec<Expected> {
     }
     let mut expected = Vec::new();
     for table in tables {
-        let (Some(topic), Some(value)) = (table.text(key), table.node("value").and_then(json)) else { continue };
+        let value = table.node("value").and_then(json).map(Ok);
+        let fault = table.text("fault").map(|fault| Err(fault.to_owned()));
+        let reading = match (value, fault) {
+            (Some(reading), None) | (None, Some(reading)) => reading,
+            (Some(_), Some(_)) => {
+                cx.report.error(table.key_place("fault"), "`value` and `fault` stand together", "remove one of them");
+                continue;
+            }
+            (None, None) => {
+                if !table.has("value") {
+                    cx.report.error(table.start(), "`value` is missing", "add `value`, or `fault = \"…\"`");
+                }
+                continue;
+            }
+        };
+        let Some(topic) = table.text(key) else { continue };
         let Some(topic) = fill(topic, &[("gateway", &cx.gateway_id)], table.place(key), cx) else { continue };
         if !cx.topics.has(&topic) && !cx.incomplete.get() {
             let found = format!("no point is published as `{}`{}", shown(&topic), cx.topics.guess(&topic));
             cx.report.error(table.place(key), found, format!("correct the {key}"));
             continue;
         }
-        expected.push(Expected { topic, value });
+        expected.push(Expected { topic, reading });
     }
     expected
 }

@@ -57,14 +57,9 @@ const REPORT: Key = key(
     "always: every sample is published; change: only another value.",
 );
 const DEADBAND: Key =
-    key("deadband", Deadband, Nothing, "0.5", "With report = \"change\": how far from the value published last.");
-const HEARTBEAT: Key = key(
-    "heartbeat_ms",
-    Integer(1, DAY_MS),
-    Nothing,
-    "60000",
-    "With report = \"change\": at least this often even when unchanged.",
-);
+    key("deadband", Deadband, Nothing, "0.5", "Publish only what is farther than this from the value published last.");
+const HEARTBEAT: Key =
+    key("heartbeat_ms", Integer(1, DAY_MS), Nothing, "60000", "At least this often even when unchanged.");
 const MIN_INTERVAL: Key = key("min_interval_ms", Integer(0, DAY_MS), Int(0), "100", "Publish no more often than this.");
 const QOS: Key = key("qos", Integer(0, 2), Int(1), "1", "QoS that its samples are published with.");
 const RETAIN: Key =

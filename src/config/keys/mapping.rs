@@ -3,7 +3,7 @@
 use super::Default::{Boolean as Flag, Integer as Int, None as Nothing, Number as Num, Required, Said, Text as Word};
 use super::Kind::{
     Address, Boolean, Choice, Deadband, Integer, IntegerList, Name, NameMap, Number, NumberOrBoolean, Scalar, Table,
-    Tables, Text,
+    Tables, Text, TextList,
 };
 use super::{DAY_MS, Key, TableDef, key, refused};
 
@@ -168,13 +168,7 @@ pub(in crate::config) static POINT: TableDef = TableDef {
             "0.5",
             "With report = \"change\": how far from the value published last; a number or \"2%\".",
         ),
-        key(
-            "heartbeat_ms",
-            Integer(1, DAY_MS),
-            Nothing,
-            "60000",
-            "With report = \"change\": at least this often even when unchanged.",
-        ),
+        key("heartbeat_ms", Integer(1, DAY_MS), Nothing, "60000", "At least this often even when unchanged."),
         key("min_interval_ms", Integer(0, DAY_MS), Int(0), "1000", "Publish no more often than this."),
         key("qos", Integer(0, 2), Int(1), "1", "QoS that its samples are published with."),
         key(
@@ -244,6 +238,13 @@ static TEST: TableDef = TableDef {
             "What must be published.",
         ),
         key("frame", Text, Nothing, "\"3E9#00002EE0\"", "A CAN frame in candump's notation, in place of registers."),
+        key(
+            "frames",
+            TextList,
+            Nothing,
+            "[\"7E8#1014490201314434\", \"7E8#2147503030523535\", \"7E8#2242313233343536\"]",
+            "Several CAN frames, one after the other: an answer or a message in parts.",
+        ),
     ],
 };
 
@@ -266,6 +267,7 @@ static TEST_EXPECT: TableDef = TableDef {
     keys: &[
         key("topic", Text, Required, "\"pi-1/meter-1/voltage\"", "The topic published to; {gateway} is filled in."),
         VALUE,
+        FAULT,
     ],
 };
 
@@ -295,7 +297,7 @@ static PROFILE_TEST_REGISTERS: TableDef =
 
 static PROFILE_TEST_EXPECT: TableDef = TableDef {
     title: "expect of a test",
-    keys: &[key("point", Text, Required, "\"voltage\"", "The point published."), VALUE],
+    keys: &[key("point", Text, Required, "\"voltage\"", "The point published."), VALUE, FAULT],
 };
 
 const COIL: Key = address("coil", NO_BASE, "First coil. Exactly one of coil, discrete, input, holding.");
@@ -304,4 +306,5 @@ const INPUT: Key = address("input", 300_001, "First input register.");
 const HOLDING: Key = address("holding", 400_001, "First holding register.");
 const WORDS: Key =
     key("words", IntegerList(0, 65_535), Required, "[0x4366, 0x0000]", "The registers from there on; bits as 0 and 1.");
-const VALUE: Key = key("value", Scalar, Required, "230.1", "The value in the payload.");
+const VALUE: Key = key("value", Scalar, Nothing, "230.1", "The value in the payload; either this or `fault`.");
+const FAULT: Key = key("fault", Text, Nothing, "\"not_available\"", "The fault in the payload, in place of a value.");

@@ -174,7 +174,11 @@ fn a_point_that_is_wrong_is_named_with_its_place() {
             ("holding = 1\norder = 'cdab'", &["9:9: warning: `order = \"cdab\"` swaps words"]),
             ("coil = 1\nscale = 2", &["9:1: error: `scale` belongs to numbers, and this point is a bool"]),
             ("holding = 1\nreport = 'change'\ndeadband = '2'", &["10:12: error: `deadband` cannot be read"]),
-            ("holding = 1\ndeadband = 2", &["9:1: warning: `deadband` has no effect: every poll is published"]),
+            ("holding = 1\ndeadband = 2", &[]),
+            (
+                "holding = 1\nheartbeat_ms = 2000",
+                &["9:1: warning: `heartbeat_ms` has no effect: every poll is published"],
+            ),
             ("coil = 1\nreport = 'change'\ndeadband = 2", &["10:1: error: `deadband` belongs to numbers"]),
             ("holding = 1\nqos = 3", &["9:7: error: `qos` is 3; expected an integer from 0 to 2"]),
             (
@@ -276,4 +280,17 @@ fn a_topic_for_commands_is_no_other_point_s() {
 fn a_key_as_long_as_the_file_does_not_make_a_message_as_long() {
     let outcome = files("", &format!("{} = 1", "k".repeat(1 << 20))).compile();
     assert!(outcome.diagnostics[0].to_string().len() < 2_000);
+}
+
+#[test]
+fn a_test_that_brings_what_its_bus_does_not_speak_is_a_mistake() {
+    let signal = "[[can.signal]]\nname = 's'\nid = 1\nstart_bit = 0\nlength = 8\n";
+    let frame =
+        "[[test]]\nname = 't'\nbus = 'b'\nframe = '001#05'\nexpect = [{ topic = '{gateway}/v/s', value = 5 }]\n";
+    let on_modbus =
+        files("", &format!("{POINT}holding = 0\n[[can]]\nname = 'v'\ninterface = 'can0'\n{signal}{frame}")).compile();
+    assert_lines(&on_modbus, &["mappings/m.toml:20:1: error: `frame` stands at a test of `b`, which is a Modbus bus"]);
+    let registers = "[[test]]\nname = 't'\nbus = 'v'\nregisters = { device = 'v', holding = 0, words = [1] }\nexpect = [{ topic = '{gateway}/v/s', value = 5 }]\n";
+    let on_can = files("", &format!("[[can]]\nname = 'v'\ninterface = 'can0'\n{signal}{registers}")).compile();
+    assert_lines(&on_can, &["mappings/m.toml:12:1: error: `registers` stands at a test of `v`, which is a CAN bus"]);
 }

@@ -21,6 +21,9 @@ BO_ 1001 VehicleSpeed: 8 ECU
  SG_ Gear : 0|3@1+ (1,0) [0|0] "" Vector__XXX
  SG_ Beyond : 60|8@1+ (1,0) [0|0] "" Vector__XXX
 
+BO_ 1002 Long: 12 ECU
+ SG_ Far : 80|8@1+ (1,0) [0|0] "" Vector__XXX
+
 BO_ 512 FanCommand: 3 ECU
  SG_ FanDuty : 0|8@1+ (0.5,0) [0|100] "%" Vector__XXX
 
@@ -154,11 +157,14 @@ fn what_is_wrong_is_said_where_it_stands() {
             "9:10: error: no such signal: a float has 32 or 64",
         ),
         ("name = 's'\nid = 1\nlength = 16", "5:1: error: `start_bit` is missing"),
+        ("message = 'VehicleSpeed'\nsignal = '*'\nname = 'x'", "8:1: error: `name` stands beside `signal = \"*\"`"),
         (
-            "name = 's'\nid = 1\nstart_bit = 60\nlength = 16",
-            "8:13: error: the signal ends in byte 10, and a frame has 8; correct `start_bit`",
+            "message = 'VehicleSpeed'\nsignal = 'Speed'\nsource = 3",
+            "8:1: error: `source` stands at `VehicleSpeed`, which",
         ),
-        ("name = 's'\nmessage = 'VehicleSpeed'\nsignal = '*'", "6:1: error: `name` stands at `signal = \"*\"`"),
+        ("message = 'Long'\nsignal = 'Far'", "6:11: error: `Long` is a CAN FD message, and the bus has no `fd"),
+        ("name = 's'\nid = 1\nstart_bit = 0\nlength = 8\nsource = 3", "10:1: error: `source` belongs to `pgn`"),
+        ("name = 's'\nid = 1\nstart_bit = 60\nlength = 8", "8:13: error: the signal ends in byte 9 of the frame"),
         ("name = 's'\npgn = 59905\nstart_bit = 0\nlength = 8", "7:7: error: parameter group 59905 names a destination"),
     ];
     for (rest, expected) in cases {
@@ -172,27 +178,63 @@ fn what_is_wrong_is_said_where_it_stands() {
 }
 
 #[test]
-fn the_bytes_of_a_request_have_two_digits_each() {
-    for request in ["01 0", "010D", "0x01", "+1", ""] {
-        let table = format!(
-            "[[can.request]]\nname = 'r'\nsend = 1\nreceive = 2\nrequest = '{request}'\nanswer = {{ offset = 2, type = 'u8' }}\n"
-        );
-        let found = files("", &format!("{CAN}{table}")).compile();
-        assert_lines(
-            &found,
-            &["mappings/m.toml:8:11: error: `request` is no list of hexadecimal bytes, two digits each"],
-        );
+fn an_interface_a_request_and_a_long_frame_that_cannot_be_are_told() {
+    let cases: &[(&str, &str)] = &[
+        (
+            "[[can]]\nname = 'v'\ninterface = 'a-name-that-is-too-long'\n",
+            "3:13: error: `interface` is \"a-name-that-is-too-long\", which no interface",
+        ),
+        (
+            "[[can]]\nname = 'v'\ninterface = 'can0'\n[[can.request]]\nname = 'r'\nsend = 1\nreceive = 2\nrequest = '01 D'\nanswer = { offset = 1 }\n",
+            "8:11: error: `request` is no list of hexadecimal bytes",
+        ),
+        (
+            "[[can]]\nname = 'v'\ninterface = 'can0'\n[[can.command]]\nname = 'c'\nid = 1\nbytes = 12\nstart_bit = 80\nlength = 8\nwrite = {}\n",
+            "7:9: error: a frame of 12 bytes is CAN FD, and the bus has no `fd = true`",
+        ),
+    ];
+    for (mapping, expected) in cases {
+        let found = lines(&files("", mapping).compile());
+        assert!(found[0].starts_with(&format!("mappings/m.toml:{expected}")), "{found:?}");
+    }
+    for request in ["01 0D", "010D", " 01  0d "] {
+        let plan = right(&format!(
+            "{CAN}[[can.request]]\nname = 'r'\nsend = 1\nreceive = 2\nrequest = '{request}'\nanswer = {{ offset = 1 }}\n"
+        ));
+        let Source::Request(asked) = &point(&plan, 0).source else { panic!() };
+        assert_eq!(&*asked.request, [1, 0x0D]);
     }
 }
 
 #[test]
-fn a_test_that_brings_what_its_bus_does_not_speak_is_a_mistake() {
-    let signal = "[[can.signal]]\nname = 's'\nid = 1\nstart_bit = 0\nlength = 8\n";
-    let frame =
-        "[[test]]\nname = 't'\nbus = 'b'\nframe = '001#05'\nexpect = [{ topic = '{gateway}/v/s', value = 5 }]\n";
-    let on_modbus = files("", &format!("{POINT}holding = 0\n{CAN}{signal}{frame}")).compile();
-    assert_lines(&on_modbus, &["mappings/m.toml:20:1: error: `frame` stands at a test of `b`, which is a Modbus bus"]);
-    let registers = "[[test]]\nname = 't'\nbus = 'v'\nregisters = { device = 'v', holding = 0, words = [1] }\nexpect = [{ topic = '{gateway}/v/s', value = 5 }]\n";
-    let on_can = files("", &format!("{CAN}{signal}{registers}")).compile();
-    assert_lines(&on_can, &["mappings/m.toml:12:1: error: `registers` stands at a test of `v`, which is a CAN bus"]);
+fn a_test_may_bring_several_frames_and_expect_a_fault() {
+    let mapping = |test: &str| {
+        format!(
+            "{CAN}[[can.request]]\nname = 'vin'\nsend = 0x7DF\nreceive = 0x7E8\nrequest = '09 02'\n\
+             answer = {{ offset = 3, type = 'string' }}\n\
+             [[can.signal]]\nname = 'lorry'\npgn = 65265\nstart_bit = 8\nlength = 16\n{test}"
+        )
+    };
+    let vin = "frames = ['7E8#1014490201314434', '7E8#2147503030523535', '7E8#2242313233343536']";
+    for (test, failures) in [
+        (format!("{vin}\nexpect = [{{ topic = 'pi-1/v/vin', value = '1D4GP00R55B123456' }}]"), 0),
+        (format!("{vin}\nexpect = [{{ topic = 'pi-1/v/vin', fault = 'timeout' }}]"), 1),
+        (
+            "frame = '18FEF100#FFFFFFFFFFFFFFFF'\nexpect = [{ topic = 'pi-1/v/lorry', fault = 'not_available' }]"
+                .into(),
+            0,
+        ),
+        ("frame = '18FEF100#FFFFFFFFFFFFFFFF'\nexpect = [{ topic = 'pi-1/v/lorry', fault = 'error' }]".into(), 1),
+        ("frame = '18FEF100#FFFFFFFFFFFFFFFF'\nexpect = [{ topic = 'pi-1/v/lorry', value = 1 }]".into(), 1),
+    ] {
+        let plan = right(&mapping(&format!("[[test]]\nname = 't'\n{test}")));
+        assert_eq!(crate::check::failed_tests(&plan, Now::read()).len(), failures, "{test}");
+    }
+    let wrong = |test: &str| lines(&files("", &mapping(&format!("[[test]]\nname = 't'\n{test}"))).compile());
+    let found = wrong("frames = ['7E8#10', '7E8#2']\nexpect = [{ topic = 'pi-1/v/vin', value = 1 }]");
+    assert!(found[0].starts_with("mappings/m.toml:17:21: error: this is no frame: column 6"), "{found:?}");
+    let found = wrong("frame = '7E8#10'\nexpect = [{ topic = 'pi-1/v/vin' }]");
+    assert!(found[0].contains("error: `value` is missing; add `value`, or `fault"), "{found:?}");
+    let found = wrong("frame = '7E8#10'\nframes = []\nexpect = [{ topic = 'pi-1/v/vin', value = 1 }]");
+    assert!(found[0].contains("`frame` and `frames` stand together"), "{found:?}");
 }

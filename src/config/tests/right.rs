@@ -317,7 +317,7 @@ fn a_test_s_registers_and_expectation_are_taken_as_written() {
         format!("mappings/m.toml:{}:1", 1 + MAPPING[..MAPPING.find("[[test]]").unwrap()].matches('\n').count())
     );
     assert_eq!(case.expect[0].topic, "plant/pi-1/rs485/meter-1/setpoint");
-    assert_eq!(case.expect[0].value, "on");
+    assert_eq!(case.expect[0].reading, Ok("on".into()));
     let plan::Given::Registers { device, table, address, words } = &case.given else { panic!("{case:?}") };
     assert_eq!((*device, *table, *address, words.as_slice()), (0, Table::Holding, 100, [0x10].as_slice()));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use socketcan::{CanSocket, Socket, SocketOptions};
+use socketcan::{CanSocket, SocketOptions};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::Nodes;
 use crate::can::frame::Received;
 use crate::can::spec::BusSpec;
-use crate::can::task::{Line, Open, describe};
+use crate::can::task::{Line, Open, describe, open_unfiltered};
 use crate::clock::Now;
 use crate::config::plan::BusPlan;
 use crate::mapping::rule::PointRule;
@@ -66,7 +66,7 @@ pub fn stand_in(spec: &BusSpec, rules: &[PointRule]) -> JoinHandle<()> {
 }
 
 fn open(spec: &BusSpec) -> io::Result<CanSocket> {
-    let socket = CanSocket::open(&spec.interface)?;
+    let socket = open_unfiltered(&spec.interface)?;
     if spec.fd {
         socket.set_socket_option_int(socketcan::socket::SOL_CAN_RAW, socketcan::socket::CAN_RAW_FD_FRAMES, 1)?;
     }
