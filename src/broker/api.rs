@@ -70,13 +70,22 @@ pub enum Input {
         conn: ConnId,
         ok: bool,
     },
-    /// The answer to [`Output::Load`], whose `after` it repeats. `more`: the queue goes on behind the last row.
+    /// The answer to [`Output::Load`], whose `read` it repeats. `more`: the queue goes on behind the last row.
     Loaded {
         dest: DestId,
-        after: Option<Seq>,
+        read: Read,
         rows: Vec<Stored>,
         more: bool,
     },
+}
+
+/// A read of a session's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// It begins behind this number.
+    pub after: Option<Seq>,
+    /// Of the session: an answer to an earlier read, from before a cut, is known by it.
+    pub(crate) number: u64,
 }
 
 #[derive(Debug)]
@@ -114,10 +123,10 @@ pub enum Output {
     Store(Op),
     /// Call `acknowledge` with the token once every [`Output::Store`] before it is committed.
     Barrier(AckToken),
-    /// Read the destination's queue behind `after`; answer with [`Input::Loaded`].
+    /// Read the destination's queue; answer with [`Input::Loaded`].
     Load {
         dest: DestId,
-        after: Option<Seq>,
+        read: Read,
         max_bytes: usize,
     },
 }

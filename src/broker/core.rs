@@ -153,7 +153,7 @@ impl Broker {
             Input::Closed { conn } => self.closed(now, conn),
             Input::Written { conn, bytes } => self.written(now, conn, bytes),
             Input::PasswordChecked { conn, ok } => self.password_checked(now, conn, ok),
-            Input::Loaded { dest, after, rows, more } => self.loaded(now, dest, after, rows, more),
+            Input::Loaded { dest, read, rows, more } => self.loaded(now, dest, read, rows, more),
         }
         self.go_on(now);
     }

@@ -27,7 +27,7 @@ pub mod spec;
 pub mod task;
 mod tls;
 
-pub use api::{AckToken, ConnId, Counters, FIRST_SESSION_DEST, Input, Output, Peer, Refusal, Restored, Secret};
+pub use api::{AckToken, ConnId, Counters, FIRST_SESSION_DEST, Input, Output, Peer, Read, Refusal, Restored, Secret};
 pub use core::Broker;
 pub use packet::Reason;
 pub use routing::Route;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::api::{ConnId, Output};
+use super::api::{ConnId, Output, Read};
 use super::core::{Broker, CHOKE_BYTES};
 use super::packet::Reason;
 use super::routing::{Route, Target};
@@ -192,18 +192,22 @@ impl Broker {
         self.ease(now, key);
     }
 
-    pub(crate) fn loaded(&mut self, now: Now, dest: DestId, after: Option<Seq>, rows: Vec<Stored>, more: bool) {
+    pub(crate) fn loaded(&mut self, now: Now, dest: DestId, read: Read, rows: Vec<Stored>, more: bool) {
         let Some(&key) = self.dests.get(&dest) else { return };
         let Some(session) = self.sessions.get_mut(&key) else { return };
-        if session.conn.is_none() || session.outbound.loading != Some(after) {
+        if session.conn.is_none() || session.outbound.loading != Some(read.number) {
             return;
         }
         session.outbound.loading = None;
+        let done = std::mem::take(&mut session.outbound.done_meanwhile);
         let mut ops = Vec::new();
         let nothing = rows.is_empty();
         for row in rows {
             let outbound = &session.outbound;
-            if outbound.queued_seq.is_some_and(|queued| row.seq <= queued) || outbound.holds(row.seq) {
+            if outbound.queued_seq.is_some_and(|queued| row.seq <= queued)
+                || outbound.holds(row.seq)
+                || done.contains(&row.seq)
+            {
                 session.outbound.queued_seq = session.outbound.queued_seq.max(Some(row.seq));
                 continue;
             }
@@ -237,10 +241,11 @@ fn next_load(session: &mut Session) -> Option<Output> {
     if !outbound.behind || outbound.loading.is_some() || !outbound.queue.is_empty() {
         return None;
     }
-    let after = outbound.queued_seq;
-    outbound.loading = Some(after);
+    outbound.reads += 1;
+    outbound.loading = Some(outbound.reads);
     outbound.load_covers = outbound.skipped_seq;
-    Some(Output::Load { dest, after, max_bytes: LOAD_BYTES })
+    let read = Read { after: outbound.queued_seq, number: outbound.reads };
+    Some(Output::Load { dest, read, max_bytes: LOAD_BYTES })
 }
 
 /// How a message read back from the store goes to this session: as its subscriptions are now.

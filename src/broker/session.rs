@@ -123,8 +123,11 @@ pub(crate) struct Outbound {
     pub(crate) resend: VecDeque<u16>,
     /// The store holds messages that the queue in memory does not.
     pub(crate) behind: bool,
-    /// The `after` of a read that is under way.
-    pub(crate) loading: Option<Option<Seq>>,
+    /// The number of the read that is under way.
+    pub(crate) loading: Option<u64>,
+    pub(crate) reads: u64,
+    /// Done while a read is under way, which may still bring them.
+    pub(crate) done_meanwhile: HashSet<Seq>,
     /// Stored messages up to here are queued, in flight or done.
     pub(crate) queued_seq: Option<Seq>,
     /// Stored messages up to here were sent.
@@ -226,7 +229,11 @@ impl Outbound {
         let place = self.in_flight.iter().position(|flight| flight.id == id)?;
         self.ids.remove(&id);
         self.resend.retain(|&other| other != id);
-        self.in_flight.remove(place)
+        let flight = self.in_flight.remove(place)?;
+        if self.loading.is_some() {
+            self.done_meanwhile.extend(flight.seq);
+        }
+        Some(flight)
     }
 
     pub(crate) fn holds(&self, seq: Seq) -> bool {
@@ -248,6 +255,7 @@ impl Outbound {
         self.queued_seq = self.sent_seq;
         self.behind = durable;
         self.loading = None;
+        self.done_meanwhile.clear();
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use crate::broker::{AckToken, Broker, Input, Output as BrokerOutput, Refusal, Route};
+use crate::broker::{AckToken, Broker, Input, Output as BrokerOutput, Read, Refusal, Route};
 use crate::clock::Now;
 use crate::clocksync::ClockState;
 use crate::command::{Command, NotDone, Outcome};
@@ -33,7 +33,7 @@ pub enum Output {
     /// Read a session's queue.
     Load {
         dest: DestId,
-        after: Option<Seq>,
+        read: Read,
         max_bytes: usize,
     },
     Commit(Batch),
@@ -89,7 +89,7 @@ enum Waiter {
     /// A session's queue is read once everything appended so far can be: what it was told of is then there.
     Load {
         dest: DestId,
-        after: Option<Seq>,
+        read: Read,
         max_bytes: usize,
     },
 }

@@ -21,7 +21,7 @@ use super::parts::{BusTask, UplinkTask};
 use super::snapshot::{self, About, Detail};
 use super::watchdog::Watchdog;
 use crate::broker::task::{Events, Net};
-use crate::broker::{Broker, Input, Restored};
+use crate::broker::{Broker, Input, Read, Restored};
 use crate::can;
 use crate::clock::Now;
 use crate::clocksync::{self, ClockState};
@@ -369,7 +369,7 @@ impl Gateway {
                         warn!("the store's thread has ended: nothing more is stored");
                     }
                 }
-                Output::Load { dest, after, max_bytes } => self.load(dest, after, max_bytes),
+                Output::Load { dest, read, max_bytes } => self.load(dest, read, max_bytes),
                 Output::Command { bus, command } => {
                     let refused = match self.buses.get(&bus) {
                         Some(task) => task.commands.try_send(command.clone()).is_err(),
@@ -389,13 +389,13 @@ impl Gateway {
         }
     }
 
-    fn load(&self, dest: DestId, after: Option<crate::store::Seq>, max_bytes: usize) {
+    fn load(&self, dest: DestId, read: Read, max_bytes: usize) {
         let (store, loaded) = (self.store.clone(), self.loaded.clone());
         spawn(async move {
-            let rows = store.read(dest, after, LOAD_ROWS, max_bytes, Order::Oldest).await;
+            let rows = store.read(dest, read.after, LOAD_ROWS, max_bytes, Order::Oldest).await;
             let more = !rows.is_empty();
             // The loop may have ended.
-            let _ = loaded.send(Input::Loaded { dest, after, rows, more }).await;
+            let _ = loaded.send(Input::Loaded { dest, read, rows, more }).await;
         });
     }
 }

@@ -39,6 +39,7 @@ enum Step {
     Publish,
     /// The receiver reads this many packets and answers them.
     Read(usize),
+    SlowReads(bool),
     Cut,
     /// The process is killed; `true`: with writes that were not committed.
     Crash(bool),
@@ -48,6 +49,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => Just(Step::Publish),
         6 => (1..6usize).prop_map(Step::Read),
+        2 => any::<bool>().prop_map(Step::SlowReads),
         1 => Just(Step::Cut),
         1 => any::<bool>().prop_map(Step::Crash),
     ]
@@ -66,7 +68,7 @@ proptest! {
         rig.take(conn);
         let mut waiting: Vec<Vec<u8>> = Vec::new();
         let mut published = 0u16;
-        for step in steps.into_iter().chain([Step::Cut, Step::Read(1000), Step::Read(1000), Step::Read(1000)]) {
+        for step in steps.into_iter().chain([Step::SlowReads(false), Step::Cut, Step::Read(1000), Step::Read(1000), Step::Read(1000)]) {
             match step {
                 Step::Publish => {
                     let publisher = rig.join(&connect4("pub", true));
@@ -82,6 +84,7 @@ proptest! {
                         }
                     }
                 }
+                Step::SlowReads(slow) => rig.this.slow_reads = slow,
                 Step::Cut => rig.cut(conn),
                 Step::Crash(lost_writes) => {
                     if lost_writes {
@@ -93,7 +96,9 @@ proptest! {
                             }
                         }
                     }
+                    let slow = rig.this.slow_reads;
                     rig.crash();
+                    rig.this.slow_reads = slow;
                 }
             }
             if matches!(step, Step::Cut | Step::Crash(_)) {
@@ -106,4 +111,25 @@ proptest! {
         let left: Vec<_> = rig.this.store.values.keys().filter(|(space, _)| *space == fieldgate::store::Space::Outbound).collect();
         prop_assert!(left.is_empty(), "{:?}", left);
     }
+}
+
+#[test]
+fn a_message_that_is_released_while_the_store_is_read_does_not_come_with_that_read() {
+    let mut rig = Rig::new();
+    let conn = rig.join(&connect4("receiver", false));
+    rig.send(conn, &subscribe4(1, "q", 2));
+    rig.take(conn);
+    let publisher = rig.join(&connect4("pub", true));
+    rig.send(publisher, &publish4("q", b"once", 2, 1, false));
+    let (id, _) = received(&rig.take(conn)[0]);
+    rig.send(conn, &ack(0x50, id));
+    assert_eq!(rig.take(conn), [ack(0x62, id)]);
+    rig.crash();
+    rig.this.slow_reads = true;
+    let conn = rig.join(&connect4("receiver", false));
+    assert_eq!(rig.take(conn), [ack(0x62, id)], "released again");
+    rig.send(conn, &ack(0x70, id));
+    rig.this.slow_reads = false;
+    rig.run();
+    assert_eq!(rig.take(conn), Vec::<Vec<u8>>::new(), "it came twice");
 }

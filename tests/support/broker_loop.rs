@@ -82,7 +82,10 @@ pub(crate) struct Loop {
     pub(crate) store: MemoryStore,
     /// What the disk does with the next commits.
     pub(crate) disk: Disk,
+    /// What is read comes late: with what was there when it was asked for.
+    pub(crate) slow_reads: bool,
     held: Vec<Turn>,
+    late: Vec<Input>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,7 +103,9 @@ impl Loop {
             broker: Broker::new(Now::read(), "pi-1", spec, store.restored()),
             store,
             disk: Disk::Writes,
+            slow_reads: false,
             held: Vec::new(),
+            late: Vec::new(),
         }
     }
 
@@ -108,6 +113,11 @@ impl Loop {
     /// them follows it.
     pub(crate) fn turn(&mut self, now: Now, mut sockets: impl FnMut(Output) -> Option<Output>) {
         loop {
+            if !self.slow_reads {
+                for read in std::mem::take(&mut self.late) {
+                    self.broker.handle(now, read);
+                }
+            }
             let mut turn = Turn::default();
             let mut idle = true;
             while let Some(output) = self.broker.poll_output() {
@@ -123,7 +133,7 @@ impl Loop {
                 for turn in std::mem::take(&mut self.held) {
                     self.commit(now, turn);
                 }
-            } else if idle {
+            } else if idle && (self.slow_reads || self.late.is_empty()) {
                 return;
             }
         }
@@ -171,9 +181,9 @@ impl Loop {
             }
             Output::Store(op) => turn.ops.push(op),
             Output::Barrier(token) => turn.tokens.push(token),
-            Output::Load { dest, after, .. } => {
-                let (rows, more) = self.store.load(dest, after);
-                self.broker.handle(now, Input::Loaded { dest, after, rows, more });
+            Output::Load { dest, read, .. } => {
+                let (rows, more) = self.store.load(dest, read.after);
+                self.late.push(Input::Loaded { dest, read, rows, more });
             }
             Output::Send { .. } | Output::Close { .. } | Output::Read { .. } | Output::CheckPassword { .. } => {}
         }

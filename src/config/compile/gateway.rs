@@ -82,7 +82,7 @@ pub(super) fn mapping_files(
                 // A gateway file that could not be parsed has said enough.
                 if root.is_some() {
                     let found = format!("no mapping files match `{pattern}` in {}", cx.beside(file, "").display());
-                    cx.report.warning(place, found, "nothing is polled until there is one");
+                    cx.report.warning(place, found, without_mappings(file, pattern, cx));
                 }
             }
             Ok(found) => {
@@ -95,6 +95,16 @@ pub(super) fn mapping_files(
         }
     }
     files
+}
+
+/// Names the example that a package has put beside, where there is one.
+fn without_mappings(file: &Path, pattern: &str, cx: &Context<'_>) -> String {
+    let base = file.parent().unwrap_or(Path::new(""));
+    let examples = cx.files.find(base, &format!("{pattern}.example")).unwrap_or_default();
+    let Some(example) = examples.first() else { return "nothing is polled until there is one".to_owned() };
+    let example = example.display().to_string();
+    let mapping = example.trim_end_matches(".example");
+    format!("nothing is polled until there is one: cp {example} {mapping}, and edit it")
 }
 
 pub(super) fn store(root: Option<&Table<'_>>, cx: &Context<'_>) -> StoreSpec {

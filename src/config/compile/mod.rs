@@ -89,7 +89,7 @@ impl<'e> Context<'e> {
             Err(error) => {
                 let mends = [
                     (io::ErrorKind::NotFound, "create it, or correct its path"),
-                    (io::ErrorKind::PermissionDenied, "give this user the right to read it"),
+                    (io::ErrorKind::PermissionDenied, "run this with sudo, or correct its permissions"),
                     (io::ErrorKind::FileTooLarge, "write several files instead"),
                 ];
                 let mend =

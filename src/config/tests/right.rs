@@ -60,6 +60,17 @@ fn every_shipped_profile_is_built_in_and_compiles_with_its_tests() {
 }
 
 #[test]
+fn without_mappings_the_example_beside_is_named() {
+    let outcome = Memory::default().with("gw.toml", "").with("mappings/boiler.toml.example", "").compile();
+    let said = lines(&outcome).concat();
+    assert!(
+        said.ends_with("cp /here/mappings/boiler.toml.example /here/mappings/boiler.toml, and edit it")
+            || said.ends_with("cp mappings/boiler.toml.example mappings/boiler.toml, and edit it"),
+        "{said}"
+    );
+}
+
+#[test]
 fn an_empty_gateway_file_is_every_default() {
     let outcome = Memory::default().with("gw.toml", "").compile();
     assert_eq!(

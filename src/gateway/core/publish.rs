@@ -67,8 +67,8 @@ impl Core {
                 }
                 BrokerOutput::Store(op) => self.push(now, op),
                 BrokerOutput::Barrier(token) => self.waiting.push(Waiter::Client(token)),
-                BrokerOutput::Load { dest, after, max_bytes } => {
-                    self.waiting.push(Waiter::Load { dest, after, max_bytes });
+                BrokerOutput::Load { dest, read, max_bytes } => {
+                    self.waiting.push(Waiter::Load { dest, read, max_bytes });
                 }
                 net @ (BrokerOutput::Send { .. }
                 | BrokerOutput::Close { .. }
@@ -202,8 +202,8 @@ impl Core {
                 self.outputs.push_back(Output::AcknowledgeUpstream { uplink, token });
             }
             Waiter::Upstream { .. } => {}
-            Waiter::Load { dest, after, max_bytes } => {
-                self.outputs.push_back(Output::Load { dest, after, max_bytes });
+            Waiter::Load { dest, read, max_bytes } => {
+                self.outputs.push_back(Output::Load { dest, read, max_bytes });
             }
         }
     }

@@ -29,7 +29,11 @@ def around(lane, messages, number):
 
 
 def check(lanes, messages, *, marked):
-    """Holds P1 and P3; `marked`: over an uplink with MQTT 5, where every message has its mark. How many came twice."""
+    """Holds P1 and P3. How many came twice.
+
+    `marked`: over an uplink with MQTT 5, where every message has its mark; otherwise in a durable session, where QoS 2 is
+    exactly once.
+    """
     found = arrived(messages)
     twice, used = 0, {}
     for lane in lanes:
@@ -43,6 +47,8 @@ def check(lanes, messages, *, marked):
         counts = Counter(number for number, _ in rows)
         twice += sum(count - 1 for count in counts.values())
         if not marked:
+            doubled = [number for number, count in counts.items() if count > 1]
+            assert lane.qos == 1 or not doubled, f"{lane.topic}: QoS 2, and more than once: {doubled[:10]}"
             continue
         by_number = defaultdict(set)
         for number, mark in rows:
