@@ -117,8 +117,12 @@ fn shown(path: &str, snapshot: &Snapshot) -> Response<Full<Bytes>> {
 
 async fn snapshot(ask: &mpsc::Sender<Ask>) -> Option<Snapshot> {
     let (answer, answered) = oneshot::channel();
-    ask.try_send(answer).ok()?;
-    tokio::time::timeout(SNAPSHOT_WITHIN, answered).await.ok()?.ok()
+    let asked = async {
+        // A greedy client's questions may stand before this one.
+        ask.send(answer).await.ok()?;
+        answered.await.ok()
+    };
+    tokio::time::timeout(SNAPSHOT_WITHIN, asked).await.ok()?
 }
 
 fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
