@@ -15,7 +15,7 @@ use fieldgate::modbus::timing::Timing;
 use fieldgate::sample::BusId;
 use fieldgate::simulate::fault::Faults;
 use fieldgate::simulate::modbus::Registers;
-use fieldgate::simulate::task::{Bench, open_pty, serve_rtu};
+use fieldgate::simulate::task::{Bench, Speech, open_pty, serve};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
@@ -62,7 +62,7 @@ fn lay_line(baud: u32, registers: u16) -> PathBuf {
             tell.send(path.clone()).unwrap();
             let spec = spec(path, baud, registers);
             let bench = Bench::new(Registers::of(&spec, &[]), Faults::none(), Timing::of(&spec).character());
-            serve_rtu(near, bench).await.unwrap();
+            serve(near, bench, Speech::Rtu).await.unwrap();
         });
     });
     told.recv().unwrap()

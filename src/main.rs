@@ -11,6 +11,7 @@ use fieldgate::broker::passwd;
 use fieldgate::clock::Now;
 use fieldgate::hub::topics;
 use fieldgate::modbus::spec::Table;
+use fieldgate::simulate::plan::task::Wishes;
 use fieldgate::{check, config, demo, gateway, probe, replay, simulate, watch};
 use tracing::Level;
 
@@ -50,6 +51,20 @@ enum Command {
     Simulate {
         #[command(flatten)]
         file: ConfigFile,
+        /// Spoil answers: DEVICE:KIND[:PERCENT], as meter-1:silent or '*:late:5'. DEVICE is a device's or a bus's name,
+        /// or *; KIND one of late, short, long, foreign, function, corrupt, doubled, silent, babble, busy, exception-N.
+        /// May be given several times.
+        #[arg(long = "fault", value_name = "FAULT")]
+        faults: Vec<simulate::fault::Asked>,
+        /// The same seed spoils the same answers.
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        seed: u64,
+        /// The simulated servers' certificate (PEM), for buses with tls.
+        #[arg(long, value_name = "FILE", requires = "tls_key")]
+        tls_cert: Option<PathBuf>,
+        /// Its private key.
+        #[arg(long, value_name = "FILE", requires = "tls_cert")]
+        tls_key: Option<PathBuf>,
     },
     /// Take a candump log through the mapping: print what would be published, one JSON a line.
     Replay {
@@ -134,7 +149,9 @@ fn main() -> ExitCode {
         Command::Run { file } => return gateway::service::run(&file.path),
         Command::Check { file, json } => return check_files(&file.path, json),
         Command::Demo { seconds } => demo::task::run(seconds),
-        Command::Simulate { file } => return stand_in(&file.path),
+        Command::Simulate { file, faults, seed, tls_cert, tls_key } => {
+            return stand_in(&file.path, Wishes { faults, seed, tls: tls_cert.zip(tls_key) });
+        }
         Command::Replay { file, recording } => return replay_log(&file.path, &recording),
         Command::Probe(asked) => return probe::task::run(probe_of(asked)),
         Command::Watch { url, filter } => watch_broker(url, filter),
@@ -170,13 +187,13 @@ fn check_files(file: &Path, json: bool) -> ExitCode {
     ExitCode::from(report.exit_status())
 }
 
-fn stand_in(file: &Path) -> ExitCode {
+fn stand_in(file: &Path, wishes: Wishes) -> ExitCode {
     let outcome = check::with_loads(config::load(file));
     let Some(plan) = outcome.plan else {
         print(&check::text(&check::report(outcome, Now::read())));
         return ExitCode::from(2);
     };
-    match gateway::service::block_on(simulate::plan::task::run(plan)) {
+    match gateway::service::block_on(simulate::plan::task::run(plan, wishes)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!("{failure:#}");

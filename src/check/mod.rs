@@ -15,7 +15,7 @@ use crate::clock::Now;
 use crate::config::plan::{BusPlan, DriverSpec, Plan};
 use crate::config::{Diagnostic, Outcome};
 use crate::modbus::plan::{self as modbus_plan, PlannedRequest};
-use crate::modbus::spec::{BusSpec, Table, Transport};
+use crate::modbus::spec::{BusSpec, SerialSpec, Table, Transport};
 
 pub use print::text;
 
@@ -117,17 +117,26 @@ fn overload(bus: &BusPlan, place: &crate::config::Place) -> Option<Diagnostic> {
     let percent = modbus_plan::load(spec).utilisation_percent.filter(|percent| *percent > 100.0)?;
     let factor = percent / 100.0;
     let found = format!("bus {:?} cannot keep its intervals: they need {percent:.0} % of the line's time", spec.name);
-    let baud = match &spec.transport {
-        Transport::Serial(serial) => {
-            format!(", or a baud rate of {:.0} or more", f64::from(serial.baud) * factor)
-        }
-        Transport::Tcp { .. } | Transport::RtuOverTcp { .. } | Transport::AsciiOverTcp { .. } => String::new(),
-    };
+    let baud = faster(spec).map(|baud| format!(", or {baud} baud")).unwrap_or_default();
+    // Rounded up: what is advised must do.
+    let factor = (factor * 10.0).ceil() / 10.0;
     Some(
         Diagnostic::error(place, found)
             .expected("at most 100 %")
             .help(format!("write intervals that are {factor:.1} times as long{baud}, or move devices to another line")),
     )
+}
+
+/// The lowest usual speed at which a serial line keeps its intervals; `None` where no speed helps, as the pauses
+/// between frames no longer shrink.
+fn faster(spec: &BusSpec) -> Option<u32> {
+    const USUAL: [u32; 9] = [4_800, 9_600, 19_200, 38_400, 57_600, 115_200, 230_400, 460_800, 921_600];
+    let Transport::Serial(serial) = &spec.transport else { return None };
+    USUAL.into_iter().filter(|baud| *baud > serial.baud).find(|baud| {
+        let transport = Transport::Serial(SerialSpec { baud: *baud, ..serial.clone() });
+        let faster = BusSpec { transport, ..spec.clone() };
+        modbus_plan::load(&faster).utilisation_percent.is_some_and(|percent| percent <= 100.0)
+    })
 }
 
 /// Everything about a configuration that [`with_loads`] has been through.
@@ -230,6 +239,19 @@ fn milliseconds(time: Duration) -> f64 {
 mod tests {
     use super::*;
     use crate::config::{SHIPPED_PROFILES, compile_profile};
+    use crate::modbus::fixture;
+    use crate::modbus::spec::{DataType, Parity};
+
+    #[test]
+    fn a_faster_line_is_advised_only_where_it_keeps_the_intervals() {
+        let mut spec = fixture::serial(9_600, Parity::None);
+        fixture::point(&mut spec, Table::Holding, 0, DataType::Text { registers: 100 }, 150);
+        assert_eq!(faster(&spec), Some(19_200));
+        for place in 1..12 {
+            fixture::point(&mut spec, Table::Holding, place * 1_000, DataType::U16, 20);
+        }
+        assert_eq!(faster(&spec), None, "twelve times two pauses of 1.75 ms are 42 ms at any speed");
+    }
 
     #[test]
     fn every_shipped_profile_holds_its_own_tests() {

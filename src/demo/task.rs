@@ -19,6 +19,7 @@ use crate::gateway::service::block_on;
 use crate::gateway::task::{self as gateway, Control};
 use crate::modbus::spec::Transport;
 use crate::simulate::can;
+use crate::simulate::fault::Faults;
 use crate::simulate::plan::task::{Place, Terminal, serve};
 use crate::status::snapshot::Snapshot;
 
@@ -167,10 +168,10 @@ fn start_devices(plan: &Plan, listener: TcpListener, terminal: Terminal) -> anyh
         let place = match spec.transport {
             Transport::Serial(_) => terminal.take().map(Place::Terminal),
             Transport::Tcp { .. } | Transport::RtuOverTcp { .. } | Transport::AsciiOverTcp { .. } => {
-                listener.take().map(Place::Listener)
+                listener.take().map(|listener| Place::Listener(listener, None))
             }
         };
-        serve(spec, &bus.rules, place.context("the demo has one line and one endpoint")?);
+        serve(spec, &bus.rules, Faults::none(), place.context("the demo has one line and one endpoint")?);
     }
     Ok(())
 }

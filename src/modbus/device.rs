@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::pdu::Request;
+use super::owed::Owed;
 use crate::clock::{Now, UnixMs};
 use crate::driver::{DeviceState, DeviceStatus};
 use crate::sample::Fault;
@@ -12,10 +12,18 @@ use crate::sample::Fault;
 const PROBE_SHARE: u32 = 50;
 const PROBE_MIN: Duration = Duration::from_secs(1);
 const PROBE_MAX: Duration = Duration::from_secs(10);
-/// How long most probes wait: with the drain that follows, 2 % of [`PROBE_MAX`].
+/// How long a probe waits for a device that never answered yet; 2 % of [`PROBE_MAX`] is more.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(120);
-/// Every so many probes one waits for the device's whole timeout: for devices slower than [`PROBE_TIMEOUT`].
-const PROBE_PATIENT: u32 = 4;
+/// How long it waits at least for one that did: half as long again as its answers took.
+const PROBE_TIMEOUT_MIN: Duration = Duration::from_millis(50);
+/// A device that is set aside again so soon goes on where it was, with rare probes.
+const RELAPSE: Duration = Duration::from_secs(5);
+/// After so many relapses it gets no second try, until it has been back for [`STEADY`].
+const RELAPSES_MAX: u8 = 2;
+const STEADY: Duration = Duration::from_secs(2);
+/// Polls on end that were lost first and answered when asked again: the device answers too late, and its
+/// neighbours pay for it.
+const LATE_MAX: u8 = 3;
 /// Requests without one well-formed answer after which a device that sends garbage is set aside.
 const GARBAGE_MAX: u8 = 3;
 /// Time-outs of the same block, other blocks answered between, after which the block is asked for rarely.
@@ -34,8 +42,14 @@ pub struct Device {
     polls: u64,
     errors: u64,
     pub last_served: Option<Instant>,
-    /// An answer may still be on its way: until then nothing but the same request.
-    hold: Option<(Instant, Request)>,
+    pub owed: Owed,
+    /// The slowest of its latest answers.
+    response: Option<Duration>,
+    late: u8,
+    /// The last interval between probes, when it came back, and how often it relapsed.
+    aside: Duration,
+    back: Option<Instant>,
+    relapses: u8,
     probe: Option<Probe>,
     garbage: u8,
     culprit: Option<(BlockKey, u8, bool)>,
@@ -44,7 +58,6 @@ pub struct Device {
 #[derive(Clone, Copy, Debug)]
 struct Probe {
     at: Instant,
-    interval: Duration,
     made: u32,
 }
 
@@ -68,7 +81,12 @@ impl Device {
             polls: 0,
             errors: 0,
             last_served: None,
-            hold: None,
+            owed: Owed::default(),
+            response: None,
+            late: 0,
+            aside: Duration::ZERO,
+            back: None,
+            relapses: 0,
             probe: None,
             garbage: 0,
             culprit: None,
@@ -90,23 +108,9 @@ impl Device {
         self.state == DeviceState::Offline
     }
 
-    /// Whether this request may go out now as far as late answers are concerned.
-    pub fn is_free(&self, request: &Request, now: Instant) -> bool {
-        self.hold.as_ref().is_none_or(|(until, same)| *until <= now || same == request)
-    }
-
-    pub fn held_until(&self) -> Option<Instant> {
-        self.hold.as_ref().map(|(until, _)| *until)
-    }
-
-    /// An answer to this request may come late.
-    pub fn hold(&mut self, until: Instant, request: Request) {
-        self.hold = Some((until, request));
-    }
-
-    /// Whether an answer may still come late, although one has been taken.
+    /// Whether an answer may still come late.
     pub fn is_suspect(&self, now: Instant) -> bool {
-        self.hold.as_ref().is_some_and(|(until, _)| *until > now)
+        self.owed.until(now).is_some()
     }
 
     /// It answered, with values or an exception. True where it was not online before.
@@ -118,8 +122,27 @@ impl Device {
             (Some((_, _, between)), Some(_)) => *between = true,
             _ => {}
         }
-        self.probe = None;
+        if self.probe.take().is_some() {
+            self.back = Some(now.mono);
+        }
         self.enter(DeviceState::Online, now)
+    }
+
+    /// Back only lately, and not for the first time: it is given up at its first silence.
+    pub fn is_unsteady(&self, now: Instant) -> bool {
+        self.relapses >= RELAPSES_MAX && self.is_back_within(STEADY, now)
+    }
+
+    fn is_back_within(&self, time: Duration, now: Instant) -> bool {
+        self.back.is_some_and(|back| now.saturating_duration_since(back) < time)
+    }
+
+    /// A poll was answered `took` after it was sent; `again`: it had been lost before. True where that has gone on for
+    /// too long.
+    pub fn took(&mut self, took: Duration, again: bool) -> bool {
+        self.response = Some(took.max(self.response.unwrap_or(took) * 7 / 8));
+        self.late = if again { self.late.saturating_add(1) } else { 0 };
+        self.late >= LATE_MAX
     }
 
     /// Counts a failure that leaves the device as it is.
@@ -149,14 +172,21 @@ impl Device {
         self.garbage >= GARBAGE_MAX
     }
 
-    /// Sets it aside, or a probe failed: the next probe comes later. `cost` is the line's time of a probe beside its
-    /// wait. True where it was not set aside before.
-    pub fn set_aside(&mut self, now: Now, timeout: Duration, cost: Duration) -> bool {
+    /// Sets it aside, or a probe failed: the next probe comes later. `cost` is the line's time of a probe, beside the
+    /// wait for an answer where `silent`. True where it was not set aside before.
+    pub fn set_aside(&mut self, now: Now, timeout: Duration, cost: Duration, silent: bool) -> bool {
         let made = self.probe.map_or(0, |probe| probe.made + 1);
-        let grown = self.probe.map_or(PROBE_MIN, |probe| (probe.interval * 2).min(PROBE_MAX));
-        let wait = probe_timeout(made, timeout);
-        let at = now.mono + grown.max((wait + cost) * PROBE_SHARE);
-        self.probe = Some(Probe { at, interval: grown, made });
+        if self.probe.is_some() || self.is_back_within(RELAPSE, now.mono) {
+            self.aside = (self.aside * 2).min(PROBE_MAX);
+            self.relapses = self.relapses.saturating_add(u8::from(self.probe.is_none()));
+        } else {
+            (self.aside, self.relapses) = (PROBE_MIN, 0);
+        }
+        let wait = if silent { self.probe_timeout(timeout) } else { Duration::ZERO };
+        let least = (wait + cost) * PROBE_SHARE;
+        let at = now.mono + self.aside.max(least).max((least * 2).min(PROBE_MAX));
+        self.late = 0;
+        self.probe = Some(Probe { at, made });
         self.enter(DeviceState::Offline, now)
     }
 
@@ -167,14 +197,31 @@ impl Device {
 
     /// Which probe it is, and how long it waits.
     pub fn probe(&self, timeout: Duration) -> (u32, Duration) {
-        let made = self.probe.map_or(0, |probe| probe.made);
-        (made, probe_timeout(made, timeout))
+        (self.probe.map_or(0, |probe| probe.made), self.probe_timeout(timeout))
+    }
+
+    fn probe_timeout(&self, timeout: Duration) -> Duration {
+        let wait = self.response.map_or(PROBE_TIMEOUT, |response| PROBE_TIMEOUT_MIN.max(response * 3 / 2));
+        wait.min(timeout)
+    }
+
+    /// An answer came after its probe was given up: the next waits for so long, or, where that would be longer than any
+    /// request waits, no longer than for a quick answer.
+    pub fn overheard(&mut self, timeout: Duration, now: Instant) {
+        if self.probe.is_some()
+            && let Some(asked) = self.last_served
+        {
+            let took = now.saturating_duration_since(asked);
+            self.response = Some(if took < timeout { took } else { Duration::ZERO });
+        }
     }
 
     /// Nothing is known of it: the link was lost, or is new.
     pub fn forget(&mut self, now: Now) {
-        self.hold = None;
+        self.owed.clear();
         self.probe = None;
+        self.late = 0;
+        self.back = None;
         self.culprit = None;
         self.garbage = 0;
         self.enter(DeviceState::Unknown, now);
@@ -188,8 +235,4 @@ impl Device {
         }
         changed
     }
-}
-
-fn probe_timeout(made: u32, timeout: Duration) -> Duration {
-    if made % PROBE_PATIENT == PROBE_PATIENT - 1 { timeout } else { timeout.min(PROBE_TIMEOUT) }
 }

@@ -2,6 +2,7 @@
 //! (Modbus Messaging on TCP/IP 1.0b, section 3.1).
 
 use super::pdu::{self, Answer, Flaw, Request};
+use super::spec::Framing;
 
 /// The longest RTU frame, in bytes.
 pub const MAX_RTU: usize = 256;
@@ -112,6 +113,45 @@ fn rtu_checked(frame: &[u8], length: usize) -> Option<(&[u8], bool)> {
     }
     let (body, crc) = frame.split_at(length - 2);
     Some((body.get(1..)?, crc == crc16(body).to_le_bytes()))
+}
+
+/// A whole frame with a right check, somewhere in what a line brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    pub unit: u8,
+    pub pdu: Vec<u8>,
+    /// Where it begins and ends in the bytes.
+    pub start: usize,
+    pub end: usize,
+}
+
+/// The first whole answer in `bytes`, whosever it is. A checksum and a length that fit each other are no accident.
+pub fn heard(framing: Framing, bytes: &[u8]) -> Option<Heard> {
+    match framing {
+        Framing::Rtu => (0..bytes.len()).find_map(|start| {
+            let length = any_answer_length(bytes.get(start + 1..)?)? + 3;
+            let frame = bytes.get(start..start + length)?;
+            let (pdu, right) = rtu_checked(frame, length)?;
+            right.then(|| Heard { unit: frame[0], pdu: pdu.to_vec(), start, end: start + length })
+        }),
+        Framing::Ascii => {
+            let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
+            let start = bytes[..end].iter().rposition(|byte| *byte == b':')?;
+            let (unit, pdu) = ascii_body(&bytes[start + 1..end]).ok()?;
+            Some(Heard { unit, pdu, start, end: end + 2 })
+        }
+    }
+}
+
+/// Bytes that an answer's PDU takes, by its head; `None` for function codes that this gateway never asks.
+fn any_answer_length(pdu: &[u8]) -> Option<usize> {
+    match *pdu.first()? {
+        1..=4 | 23 => Some(2 + usize::from(*pdu.get(1)?)),
+        5 | 6 | 15 | 16 => Some(5),
+        22 => Some(7),
+        0x81..=0xFF => Some(2),
+        _ => None,
+    }
 }
 
 /// Judges what an ASCII line brought since the request was sent. What stands before the colon is noise.
@@ -229,6 +269,16 @@ mod tests {
     }
 
     #[test]
+    fn whole_frames_are_found_among_noise_and_halves_are_not() {
+        for (framing, frame) in [(Framing::Rtu, rtu(17, &WORDS)), (Framing::Ascii, ascii(17, &WORDS))] {
+            let noisy = [&[0, 0xFF, 3][..], &frame, &frame[..4]].concat();
+            let expected = Heard { unit: 17, pdu: WORDS.to_vec(), start: 3, end: 3 + frame.len() };
+            assert_eq!(heard(framing, &noisy), Some(expected));
+            assert_eq!(heard(framing, &noisy[..noisy.len() - 5]), None);
+        }
+    }
+
+    #[test]
     fn every_single_bit_error_in_an_rtu_answer_is_noticed() {
         let frame = rtu(17, &WORDS);
         for bit in 0..frame.len() * 8 {
@@ -271,6 +321,9 @@ mod tests {
             let _ = ascii_answer(&bytes, 17, &READ);
             let _ = ascii_answer(&[b":", bytes.as_slice(), b"\r\n"].concat(), 17, &READ);
             let _ = tcp_frame(&bytes);
+            for framing in [Framing::Rtu, Framing::Ascii] {
+                let _ = heard(framing, &bytes);
+            }
         }
     }
 }

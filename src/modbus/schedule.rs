@@ -4,6 +4,7 @@
 //! [`Schedule::failed`] take what became of it, [`Schedule::take_output`] gives what is to be told.
 
 mod landing;
+mod probe;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -12,7 +13,6 @@ use std::time::{Duration, Instant};
 use super::device::Device;
 use super::lane::{self, Kind, Lane, Poll};
 use super::pdu::{self, Request};
-use super::plan::Block;
 use super::spec::BusSpec;
 use super::timing::Timing;
 use super::write::Steps;
@@ -51,8 +51,10 @@ pub enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     Timeout,
-    /// Something came that was not its answer.
+    /// Something came that was not its answer, which may still come.
     Discarded,
+    /// Its answer came, and was spoilt.
+    Damaged,
 }
 
 /// What is to be told.
@@ -76,7 +78,7 @@ pub struct Window {
 
 #[derive(Debug)]
 enum Work {
-    Poll { poll: Poll, tries: u8, probe: bool },
+    Poll { poll: Poll, tries: u8, again: bool, probe: bool },
     Command { tries: u8 },
 }
 
@@ -88,6 +90,17 @@ struct Flight {
     /// Others could be under way beside it.
     shared: bool,
     work: Work,
+}
+
+/// A poll that waits for its turn.
+#[derive(Debug)]
+struct Pending {
+    poll: Poll,
+    /// Further tries, should it be lost.
+    tries: u8,
+    /// It was lost before.
+    again: bool,
+    not_before: Instant,
 }
 
 #[derive(Debug)]
@@ -108,7 +121,7 @@ pub struct Schedule {
     timing: Timing,
     lanes: Vec<Lane>,
     devices: Vec<Device>,
-    pending: Vec<(Poll, u8)>,
+    pending: Vec<Pending>,
     flights: BTreeMap<u64, Flight>,
     tickets: u64,
     commands: VecDeque<Command>,
@@ -234,10 +247,11 @@ impl Schedule {
         for lane in self.lanes.iter_mut().filter(|lane| !self.devices[lane.device].is_offline()) {
             lane.collect(now.mono, &mut due);
         }
-        self.pending.extend(due.into_iter().map(|poll| {
-            let tries = if let Kind::Alone(_) = poll.kind { 0 } else { self.spec.retries };
-            (poll, tries)
-        }));
+        for poll in due {
+            let unsteady = self.devices[self.lanes[poll.lane].device].is_unsteady(now.mono);
+            let tries = if unsteady || matches!(poll.kind, Kind::Alone(_)) { 0 } else { self.spec.retries };
+            self.put(poll, tries, now.mono);
+        }
         if self.round.is_none() && !self.pending.is_empty() {
             self.round = Some(now.mono);
         }
@@ -250,9 +264,10 @@ impl Schedule {
         }
         if let Some(place) = poll {
             self.commands_in_a_row = 0;
-            let (poll, tries) = self.pending.swap_remove(place);
+            let Pending { poll, tries, again, .. } = self.pending.swap_remove(place);
             self.window.lateness = self.window.lateness.max(now.mono.saturating_duration_since(poll.due));
-            return Action::Send(self.send_poll(poll, tries, false, self.spec.timeout, now.mono));
+            let job = self.send_poll(poll, tries, again, None, now.mono);
+            return Action::Send(job);
         }
         if let Some(job) = self.next_probe(now.mono) {
             return Action::Send(job);
@@ -282,11 +297,11 @@ impl Schedule {
 
     /// The poll whose deadline comes first; of two, that of the device that was served longer ago.
     fn choose_poll(&self, now: Instant) -> Option<usize> {
-        let free = |(_, (poll, _)): &(usize, &(Poll, u8))| {
-            let lane = &self.lanes[poll.lane];
-            self.devices[lane.device].is_free(&pdu::read(lane.table, poll.block.address, poll.block.count), now)
+        let free = |(_, pending): &(usize, &Pending)| {
+            let device = &self.devices[self.lanes[pending.poll.lane].device];
+            pending.not_before <= now && device.owed.is_free(&self.request_of(&pending.poll), now)
         };
-        let order = |(_, (poll, _)): &(usize, &(Poll, u8))| {
+        let order = |(_, Pending { poll, .. }): &(usize, &Pending)| {
             (poll.deadline, self.devices[self.lanes[poll.lane].device].last_served, poll.block.address)
         };
         self.pending.iter().enumerate().filter(free).min_by_key(order).map(|(place, _)| place)
@@ -304,7 +319,7 @@ impl Schedule {
         }
         let active = self.active.as_mut()?;
         let request = active.ready.as_ref()?;
-        if !self.devices[active.device].is_free(request, now.mono) {
+        if !self.devices[active.device].owed.is_free(request, now.mono) {
             return None;
         }
         if active.steps.is_writing() && active.expires <= now.mono {
@@ -339,25 +354,19 @@ impl Schedule {
         }
     }
 
-    fn next_probe(&mut self, now: Instant) -> Option<Job> {
-        let busy = |device| self.flights.values().any(|flight| flight.device == device);
-        let device = (0..self.devices.len())
-            .find(|place| self.devices[*place].probe_at().is_some_and(|at| at <= now) && !busy(*place))?;
-        let (made, timeout) = self.devices[device].probe(self.spec.timeout);
-        let mut blocks: Vec<(usize, Rc<Block>)> = Vec::new();
-        for (place, lane) in self.lanes.iter_mut().enumerate().filter(|(_, lane)| lane.device == device) {
-            blocks.extend(lane.all().into_iter().map(|block| (place, block)));
-        }
-        let turn = usize::try_from(made).unwrap_or(0).checked_rem(blocks.len())?;
-        let (lane, block) = blocks.swap_remove(turn);
-        let poll = Poll { lane, block, due: now, deadline: now, kind: Kind::Extra };
-        Some(self.send_poll(poll, 0, true, timeout, now))
+    /// `probe`: how long it waits, where it is one.
+    fn send_poll(&mut self, poll: Poll, tries: u8, again: bool, probe: Option<Duration>, now: Instant) -> Job {
+        let (device, request) = (self.lanes[poll.lane].device, self.request_of(&poll));
+        let timeout = probe.unwrap_or(self.spec.timeout);
+        self.send(device, request, Work::Poll { poll, tries, again, probe: probe.is_some() }, timeout, now)
     }
 
-    fn send_poll(&mut self, poll: Poll, tries: u8, probe: bool, timeout: Duration, now: Instant) -> Job {
-        let lane = &self.lanes[poll.lane];
-        let (device, request) = (lane.device, pdu::read(lane.table, poll.block.address, poll.block.count));
-        self.send(device, request, Work::Poll { poll, tries, probe }, timeout, now)
+    fn request_of(&self, poll: &Poll) -> Request {
+        pdu::read(self.lanes[poll.lane].table, poll.block.address, poll.block.count)
+    }
+
+    fn put(&mut self, poll: Poll, tries: u8, now: Instant) {
+        self.pending.push(Pending { poll, tries, again: false, not_before: now });
     }
 
     fn send(&mut self, device: usize, request: Request, work: Work, timeout: Duration, now: Instant) -> Job {
@@ -368,15 +377,6 @@ impl Schedule {
         let flight = Flight { device, request: request.clone(), sent: now, shared, work };
         self.flights.insert(self.tickets, flight);
         Job { ticket: self.tickets, unit: self.devices[device].unit, request, timeout }
-    }
-
-    fn wake_up(&self, now: Instant) -> Option<Instant> {
-        let online = |device: usize| !self.devices[device].is_offline();
-        let lanes = self.lanes.iter().filter(|lane| online(lane.device)).filter_map(Lane::next_due);
-        let devices =
-            self.devices.iter().flat_map(|device| [device.held_until().filter(|at| *at > now), device.probe_at()]);
-        let commands = self.commands.iter().map(|command| command.expires);
-        lanes.chain(devices.flatten()).chain(commands).min()
     }
 }
 

@@ -9,14 +9,13 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::sleep_until;
 
 use super::connect::task::{connect, connect_tls, open_serial};
-use super::line::task::{Framing as LineFraming, Line};
-use super::schedule::{Action, Failure, Job, Schedule};
+use super::line::task::Line;
+use super::schedule::{Job, Schedule};
 use super::spec::{BusSpec, Framing, Transport};
 use super::tcp::task::Connection;
 use crate::clock::{Now, UnixMs};
 use crate::command::Command;
 use crate::driver::{BusEvent, BusStatus, LinkState};
-use crate::modbus::pdu::Answer;
 use crate::pulse::Pulse;
 use crate::sample::BusId;
 
@@ -32,16 +31,17 @@ const TURN: Duration = Duration::from_secs(5);
 const FRAME_CHARACTERS_MAX: u32 = 520;
 
 /// Why a link is no longer served.
-enum Ended {
+pub(super) enum Ended {
     Lost(io::Error),
-    /// Nothing is heard, or the stream is out of step: connect anew without telling anybody, unless that fails.
+    /// Nothing is heard, the stream is out of step, or the peer closed a connection that had served: connect anew
+    /// when there is something to ask, without telling anybody, unless that fails.
     Stale,
     /// The gateway wants the bus to end.
     Closed,
 }
 
 /// The gateway has gone: nothing is left to do.
-struct Gone;
+pub(super) struct Gone;
 
 /// Serves a bus until `commands` closes or nobody takes the events any more. Every command gets its outcome.
 pub async fn run(spec: BusSpec, bus: BusId, events: Sender<BusEvent>, commands: Receiver<Command>) {
@@ -69,9 +69,9 @@ where
 {
     let mut driver = Driver::new(spec, bus, events, commands, Pulse::new(Now::read()));
     let framing = match &driver.spec.transport {
-        Transport::Serial(serial) => Some(line_framing(serial.framing)),
-        Transport::RtuOverTcp { .. } => Some(LineFraming::Rtu),
-        Transport::AsciiOverTcp { .. } => Some(LineFraming::Ascii),
+        Transport::Serial(serial) => Some(serial.framing),
+        Transport::RtuOverTcp { .. } => Some(Framing::Rtu),
+        Transport::AsciiOverTcp { .. } => Some(Framing::Ascii),
         Transport::Tcp { .. } => None,
     };
     // Lost, or the gateway has gone: the end is the same.
@@ -82,23 +82,18 @@ where
     driver.end().await;
 }
 
-fn line_framing(framing: Framing) -> LineFraming {
-    match framing {
-        Framing::Rtu => LineFraming::Rtu,
-        Framing::Ascii => LineFraming::Ascii,
-    }
-}
-
-struct Driver {
-    schedule: Schedule,
-    spec: Rc<BusSpec>,
+pub(super) struct Driver {
+    pub(super) schedule: Schedule,
+    pub(super) spec: Rc<BusSpec>,
     bus: BusId,
     events: Sender<BusEvent>,
-    commands: Receiver<Command>,
+    pub(super) commands: Receiver<Command>,
     link: LinkState,
     since: UnixMs,
     last_error: Option<String>,
-    last_status: Instant,
+    pub(super) last_status: Instant,
+    /// Waits for its connection.
+    pub(super) held: Option<Job>,
     pulse: Pulse,
     /// The longest that one turn of the loop may take.
     turn_max: Duration,
@@ -120,6 +115,7 @@ impl Driver {
             since: now.wall,
             last_error: None,
             last_status: now.mono,
+            held: None,
             pulse,
             turn_max,
         }
@@ -144,18 +140,17 @@ impl Driver {
             let ended = match &Rc::clone(&self.spec).transport {
                 Transport::Serial(serial) => match open_serial(serial) {
                     Ok(port) => {
-                        let framing = line_framing(serial.framing);
-                        let line = Line::new(port, framing, self.schedule.timing(), None);
+                        let line = Line::new(port, serial.framing, self.schedule.timing(), None);
                         self.serve_line(line).await?
                     }
                     Err(error) => Ended::Lost(error),
                 },
                 Transport::RtuOverTcp { address } => match self.while_connecting(connect(address)).await? {
-                    Ok(stream) => self.serve_converter(stream, LineFraming::Rtu).await?,
+                    Ok(stream) => self.serve_converter(stream, Framing::Rtu).await?,
                     Err(error) => Ended::Lost(error),
                 },
                 Transport::AsciiOverTcp { address } => match self.while_connecting(connect(address)).await? {
-                    Ok(stream) => self.serve_converter(stream, LineFraming::Ascii).await?,
+                    Ok(stream) => self.serve_converter(stream, Framing::Ascii).await?,
                     Err(error) => Ended::Lost(error),
                 },
                 Transport::Tcp { address, tls: None } => match self.while_connecting(connect(address)).await? {
@@ -171,7 +166,7 @@ impl Driver {
             };
             match ended {
                 Ended::Closed => return Ok(()),
-                Ended::Stale => {}
+                Ended::Stale => self.until_due().await?,
                 Ended::Lost(error) => {
                     let now = Now::read();
                     self.down(&error, now).await?;
@@ -199,7 +194,7 @@ impl Driver {
         }
     }
 
-    async fn up(&mut self, now: Now) -> Result<(), Gone> {
+    pub(super) async fn up(&mut self, now: Now) -> Result<(), Gone> {
         if self.link == LinkState::Up {
             return Ok(());
         }
@@ -216,6 +211,7 @@ impl Driver {
         if self.link == LinkState::Down {
             return Ok(());
         }
+        self.held = None;
         self.schedule.link_down(now);
         self.enter(LinkState::Down, now).await
     }
@@ -227,166 +223,8 @@ impl Driver {
         self.tell_status(now).await
     }
 
-    async fn serve_converter<S>(&mut self, stream: S, framing: LineFraming) -> Result<Ended, Gone>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let line = Line::new(stream, framing, self.schedule.timing(), Some(self.spec.timeout));
-        self.serve_line(line).await
-    }
-
-    async fn serve_line<S>(&mut self, mut line: Line<S>) -> Result<Ended, Gone>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        self.up(Now::read()).await?;
-        loop {
-            if !self.take_commands() {
-                return Ok(Ended::Closed);
-            }
-            let now = Now::read();
-            let action = self.schedule.next(now);
-            self.tell().await?;
-            self.keep_status(now).await?;
-            let heard = match action {
-                Action::Send(job) => self.exchange(&mut line, job).await,
-                Action::Wait(until) => self.listen(&mut line, until).await,
-            };
-            if line.take_stray() {
-                self.schedule.discarded();
-            }
-            match heard {
-                Ok(true) => {}
-                Ok(false) => return Ok(Ended::Closed),
-                Err(error) => return Ok(Ended::Lost(error)),
-            }
-            self.tell().await?;
-        }
-    }
-
-    /// False where the gateway wants the bus to end.
-    async fn exchange<S>(&mut self, line: &mut Line<S>, job: Job) -> io::Result<bool>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let mut exchange = std::pin::pin!(line.exchange(&job));
-        let landed = loop {
-            tokio::select! {
-                biased;
-                landed = &mut exchange => break landed?,
-                command = self.commands.recv(), if self.schedule.takes_commands() => match command {
-                    Some(command) => self.schedule.command(command),
-                    None => return Ok(false),
-                },
-            }
-        };
-        self.land(job.ticket, landed);
-        Ok(true)
-    }
-
-    async fn listen<S>(&mut self, line: &mut Line<S>, until: Option<Instant>) -> io::Result<bool>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let until = self.wake_up(until, None);
-        tokio::select! {
-            command = self.commands.recv(), if self.schedule.takes_commands() => match command {
-                Some(command) => self.schedule.command(command),
-                None => return Ok(false),
-            },
-            heard = line.idle() => heard?,
-            () = sleep_until(until.into()) => {}
-        }
-        Ok(true)
-    }
-
-    async fn serve_tcp<S>(&mut self, mut connection: Connection<S>) -> Result<Ended, Gone>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        self.up(Now::read()).await?;
-        loop {
-            if !self.take_commands() {
-                return Ok(Ended::Closed);
-            }
-            let now = Now::read();
-            let until = loop {
-                match self.schedule.next(now) {
-                    Action::Send(job) => connection.request(job, now),
-                    Action::Wait(until) => break until,
-                }
-            };
-            self.tell().await?;
-            self.keep_status(now).await?;
-            if let Err(error) = connection.send().await {
-                return Ok(Ended::Lost(error));
-            }
-            let until = self.wake_up(until, connection.next_deadline());
-            tokio::select! {
-                received = connection.receive() => {
-                    if let Err(error) = received {
-                        return Ok(Ended::Lost(error));
-                    }
-                    if let Err(error) = self.take_landed(&mut connection) {
-                        return self.out_of_step(&mut connection, error).await;
-                    }
-                }
-                command = self.commands.recv(), if self.schedule.takes_commands() => match command {
-                    Some(command) => self.schedule.command(command),
-                    None => return Ok(Ended::Closed),
-                },
-                () = sleep_until(until.into()) => {}
-            }
-            let now = Now::read();
-            for ticket in connection.overdue(now) {
-                self.schedule.failed(ticket, Failure::Timeout, now);
-            }
-            self.tell().await?;
-            if connection.is_silent() {
-                return Ok(Ended::Stale);
-            }
-        }
-    }
-
-    /// What is under way has failed, and the next connection is asked again.
-    async fn out_of_step<S>(&mut self, connection: &mut Connection<S>, error: io::Error) -> Result<Ended, Gone>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        tracing::debug!(bus = %self.spec.name, "{error}");
-        self.schedule.discarded();
-        let now = Now::read();
-        for ticket in connection.abandon() {
-            self.schedule.failed(ticket, Failure::Discarded, now);
-        }
-        self.tell().await?;
-        // A peer that never spoke Modbus is not asked again and again without a pause.
-        Ok(if connection.has_answered() { Ended::Stale } else { Ended::Lost(error) })
-    }
-
-    fn take_landed<S>(&mut self, connection: &mut Connection<S>) -> io::Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        while let Some((ticket, landed)) = connection.landed()? {
-            match ticket {
-                Some(ticket) => self.land(ticket, landed),
-                None => self.schedule.discarded(),
-            }
-        }
-        Ok(())
-    }
-
-    fn land(&mut self, ticket: u64, landed: Result<Answer, Failure>) {
-        let now = Now::read();
-        match landed {
-            Ok(answer) => self.schedule.answered(ticket, &answer, now),
-            Err(failure) => self.schedule.failed(ticket, failure, now),
-        }
-    }
-
     /// Hands over the commands that wait; false once their channel is closed.
-    fn take_commands(&mut self) -> bool {
+    pub(super) fn take_commands(&mut self) -> bool {
         while self.schedule.takes_commands() {
             match self.commands.try_recv() {
                 Ok(command) => self.schedule.command(command),
@@ -397,13 +235,13 @@ impl Driver {
         true
     }
 
-    fn wake_up(&self, schedule: Option<Instant>, deadline: Option<Instant>) -> Instant {
+    pub(super) fn wake_up(&self, schedule: Option<Instant>, deadline: Option<Instant>) -> Instant {
         let status = self.last_status + STATUS_INTERVAL;
         [schedule, deadline].into_iter().flatten().fold(status, Instant::min)
     }
 
     /// Tells what the schedule has to tell; each turn comes by here.
-    async fn tell(&mut self) -> Result<(), Gone> {
+    pub(super) async fn tell(&mut self) -> Result<(), Gone> {
         self.pulse.beat(Now::read(), self.turn_max);
         let output = self.schedule.take_output();
         for samples in output.samples {
@@ -415,7 +253,7 @@ impl Driver {
         if output.changed { self.tell_status(Now::read()).await } else { Ok(()) }
     }
 
-    async fn keep_status(&mut self, now: Now) -> Result<(), Gone> {
+    pub(super) async fn keep_status(&mut self, now: Now) -> Result<(), Gone> {
         if now.mono.saturating_duration_since(self.last_status) >= STATUS_INTERVAL {
             return self.tell_status(now).await;
         }

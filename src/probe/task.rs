@@ -15,7 +15,7 @@ use super::target::Target;
 use crate::clock::Now;
 use crate::gateway::service::block_on;
 use crate::modbus::connect::task::{connect, open_serial};
-use crate::modbus::line::task::{Framing as LineFraming, Line};
+use crate::modbus::line::task::Line;
 use crate::modbus::pdu::{self, Answer, Request};
 use crate::modbus::schedule::{Failure, Job};
 use crate::modbus::spec::{BusSpec, Endpoint, Framing, Table, Transport};
@@ -103,7 +103,7 @@ impl Bus {
         };
         match heard {
             Ok(landed) => {
-                self.noise |= landed == Err(Failure::Discarded);
+                self.noise |= matches!(landed, Err(Failure::Discarded | Failure::Damaged));
                 self.hung_up = 0;
                 self.link = Some(link);
                 Ok(landed)
@@ -148,14 +148,10 @@ async fn open(transport: &Transport) -> io::Result<Link> {
     };
     match transport {
         Transport::Serial(serial) => {
-            let framing = match serial.framing {
-                Framing::Rtu => LineFraming::Rtu,
-                Framing::Ascii => LineFraming::Ascii,
-            };
-            Ok(Link::Port(Line::new(open_serial(serial)?, framing, timing(transport), None)))
+            Ok(Link::Port(Line::new(open_serial(serial)?, serial.framing, timing(transport), None)))
         }
-        Transport::RtuOverTcp { address } => converter(address, LineFraming::Rtu).await,
-        Transport::AsciiOverTcp { address } => converter(address, LineFraming::Ascii).await,
+        Transport::RtuOverTcp { address } => converter(address, Framing::Rtu).await,
+        Transport::AsciiOverTcp { address } => converter(address, Framing::Ascii).await,
         Transport::Tcp { address, .. } => Ok(Link::Tcp(Connection::new(connect(address).await?))),
     }
 }

@@ -6,9 +6,9 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
-use super::fault::{FaultKind, Faults};
+use super::fault::{FaultKind, Faults, Rule};
 use super::modbus::Registers;
-use super::task::{Bench, open_pty, serve_rtu, serve_rtu_over_tcp, serve_tcp};
+use super::task::{Bench, Speech, open_pty, serve, serve_port};
 use crate::clock::Now;
 use crate::command::{Command, CommandId, Done, NotDone};
 use crate::driver::{BusEvent, BusStatus, DeviceState, LinkState};
@@ -31,7 +31,7 @@ async fn start(over: Over, spec: &mut BusSpec, registers: Registers, faults: Fau
     let bench = Bench::new(registers, faults, Duration::ZERO);
     if over == Over::Pty {
         let (pty, path) = open_pty().unwrap();
-        tokio::task::spawn_local(serve_rtu(pty, bench));
+        tokio::task::spawn_local(serve(pty, bench, Speech::Rtu));
         let Transport::Serial(serial) = &mut spec.transport else { panic!("a serial spec") };
         serial.path = path;
         return;
@@ -40,10 +40,10 @@ async fn start(over: Over, spec: &mut BusSpec, registers: Registers, faults: Fau
     let address = Endpoint { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
     if over == Over::Tcp {
         spec.transport = Transport::Tcp { address, tls: None };
-        tokio::task::spawn_local(serve_tcp(listener, bench));
+        tokio::task::spawn_local(serve_port(listener, bench, Speech::Tcp, None));
     } else {
         spec.transport = Transport::RtuOverTcp { address };
-        tokio::task::spawn_local(serve_rtu_over_tcp(listener, bench));
+        tokio::task::spawn_local(serve_port(listener, bench, Speech::Rtu, None));
     }
 }
 
@@ -121,7 +121,7 @@ fn telling(percent: u8, seed: u64, timeout: Duration) -> (BusSpec, Registers, Fa
             registers.set(unit, Table::Holding, address, told(unit, address));
         }
     }
-    let faults = Faults::new(seed, FaultKind::ALL.to_vec(), percent, timeout);
+    let faults = Faults::new(seed, vec![Rule { unit: None, kinds: FaultKind::all(), percent }], timeout);
     (spec, registers, faults)
 }
 
@@ -160,11 +160,11 @@ fn survive_in_invented_time(seed: u64, timeout: Duration) -> (u64, BusStatus) {
         let (spec, registers, faults) = telling(20, seed, timeout);
         let (near, far) = tokio::io::duplex(4096);
         let bench = Bench::new(registers, faults, Duration::ZERO);
-        tokio::task::spawn_local(serve_rtu(far, bench));
+        tokio::task::spawn_local(serve(far, bench, Speech::Rtu));
         let (_commands, orders) = mpsc::channel(1);
         let (tell, events) = mpsc::channel(256);
         tokio::task::spawn_local(run_over(near, spec, BUS, tell, orders));
-        watch(events, Duration::from_secs(1_000)).await
+        watch(events, Duration::from_secs(3_000)).await
     })
 }
 

@@ -1,4 +1,4 @@
-//! Serves simulated devices: Modbus TCP, RTU over TCP, and RTU on a pseudo-terminal.
+//! Serves simulated devices: Modbus TCP, plain or with TLS, RTU and ASCII on connections and pseudo-terminals.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -8,16 +8,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use rustls::ServerConfig;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use super::fault::Faults;
 use super::modbus::Registers;
@@ -57,53 +60,48 @@ impl Bench {
     }
 }
 
-/// Serves Modbus TCP until the listener fails. Must run in a `LocalSet`.
+/// Serves a TCP port until its listener fails. Must run in a `LocalSet`.
 ///
 /// # Errors
 /// The listener's.
-pub async fn serve_tcp(listener: TcpListener, bench: Bench) -> io::Result<()> {
+pub async fn serve_port(
+    listener: TcpListener,
+    bench: Bench,
+    speech: Speech,
+    tls: Option<Arc<ServerConfig>>,
+) -> io::Result<()> {
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await?;
         while connections.try_join_next().is_some() {}
-        if connections.len() < CONNECTIONS_MAX {
-            stream.set_nodelay(true)?;
-            connections.spawn_local(serve_stream(stream, bench.clone(), Speech::Tcp));
+        if connections.len() >= CONNECTIONS_MAX {
+            continue;
         }
+        stream.set_nodelay(true)?;
+        let bench = bench.clone();
+        match tls.clone() {
+            None => connections.spawn_local(serve(stream, bench, speech)),
+            Some(tls) => {
+                let stream = TlsAcceptor::from(tls).accept(stream);
+                connections.spawn_local(async move { serve(stream.await?, bench, speech).await })
+            }
+        };
     }
 }
 
-/// Serves RTU over TCP until the listener fails. Must run in a `LocalSet`.
-///
-/// # Errors
-/// The listener's.
-pub async fn serve_rtu_over_tcp(listener: TcpListener, bench: Bench) -> io::Result<()> {
-    let mut connections = JoinSet::new();
-    loop {
-        let (stream, _) = listener.accept().await?;
-        while connections.try_join_next().is_some() {}
-        if connections.len() < CONNECTIONS_MAX {
-            stream.set_nodelay(true)?;
-            connections.spawn_local(serve_stream(stream, bench.clone(), Speech::Rtu));
-        }
-    }
+/// How requests and answers are framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speech {
+    Tcp,
+    Rtu,
+    Ascii,
 }
 
-/// Serves RTU on anything that carries bytes (a pseudo-terminal) until it is lost.
+/// Serves anything that carries bytes (a connection, a pseudo-terminal) until it is lost.
 ///
 /// # Errors
 /// That it was lost.
-pub async fn serve_rtu<S: AsyncRead + AsyncWrite + Unpin>(stream: S, bench: Bench) -> io::Result<()> {
-    serve_stream(stream, bench, Speech::Rtu).await
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Speech {
-    Tcp,
-    Rtu,
-}
-
-async fn serve_stream<S>(mut stream: S, bench: Bench, speech: Speech) -> io::Result<()>
+pub async fn serve<S>(mut stream: S, bench: Bench, speech: Speech) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -122,7 +120,7 @@ where
                     return Ok(());
                 }
                 let now = Now::read().mono;
-                if speech == Speech::Rtu && now.saturating_duration_since(heard_at) > PAUSE {
+                if speech != Speech::Tcp && now.saturating_duration_since(heard_at) > PAUSE {
                     received.clear();
                 }
                 heard_at = now;
@@ -138,6 +136,7 @@ where
         while late.first().is_some_and(|(at, _)| *at <= Now::read().mono) {
             let (_, bytes) = late.remove(0);
             stream.write_all(&bytes).await?;
+            stream.flush().await?;
         }
         if received.len() > BUFFER_MAX || late.len() > BUFFER_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "requests that have no end"));
@@ -159,6 +158,16 @@ fn take_request(received: &mut Vec<u8>, bench: &Bench, speech: Speech) -> io::Re
             let used = request.used;
             received.drain(..used);
             Ok(Some((Duration::ZERO, reply)))
+        }
+        Speech::Ascii => {
+            let Some(end) = received.windows(2).position(|pair| pair == b"\r\n") else { return Ok(None) };
+            let line: Vec<u8> = received.drain(..end + 2).collect();
+            let silence = Ok(Some((Duration::ZERO, Vec::new())));
+            let Some(start) = line.iter().rposition(|byte| *byte == b':') else { return silence };
+            let Ok((unit, pdu)) = frame::ascii_body(&line[start + 1..end]) else { return silence };
+            let Some(answer) = bench.answer(unit, &pdu) else { return silence };
+            let characters = u32::try_from(line.len() + 2 * answer.len() + 7).unwrap_or(0);
+            Ok(Some((bench.character * characters, bench.faults.borrow_mut().ascii(unit, answer))))
         }
         Speech::Rtu => {
             let Some(length) = received.get(1..).and_then(request::length).map(|pdu| pdu + 3) else { return Ok(None) };

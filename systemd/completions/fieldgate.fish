@@ -48,6 +48,10 @@ complete -c fieldgate -n "__fish_fieldgate_using_subcommand demo" -l seconds -d 
 complete -c fieldgate -n "__fish_fieldgate_using_subcommand demo" -l log -d 'How much to log: error, warn, info, debug or trace' -r
 complete -c fieldgate -n "__fish_fieldgate_using_subcommand demo" -s h -l help -d 'Print help'
 complete -c fieldgate -n "__fish_fieldgate_using_subcommand simulate" -s c -l config -d 'The gateway file' -r -F
+complete -c fieldgate -n "__fish_fieldgate_using_subcommand simulate" -l fault -d 'Spoil answers: DEVICE:KIND[:PERCENT], as meter-1:silent or \'*:late:5\'. DEVICE is a device\'s or a bus\'s name, or *; KIND one of late, short, long, foreign, function, corrupt, doubled, silent, babble, busy, exception-N. May be given several times' -r
+complete -c fieldgate -n "__fish_fieldgate_using_subcommand simulate" -l seed -d 'The same seed spoils the same answers' -r
+complete -c fieldgate -n "__fish_fieldgate_using_subcommand simulate" -l tls-cert -d 'The simulated servers\' certificate (PEM), for buses with tls' -r -F
+complete -c fieldgate -n "__fish_fieldgate_using_subcommand simulate" -l tls-key -d 'Its private key' -r -F
 complete -c fieldgate -n "__fish_fieldgate_using_subcommand simulate" -l log -d 'How much to log: error, warn, info, debug or trace' -r
 complete -c fieldgate -n "__fish_fieldgate_using_subcommand simulate" -s h -l help -d 'Print help'
 complete -c fieldgate -n "__fish_fieldgate_using_subcommand replay" -s c -l config -d 'The gateway file' -r -F

@@ -6,15 +6,17 @@ import time
 from contextlib import closing
 
 import pytest
-from kit.checker import check, missing
+from kit.checker import Watch, check
 from kit.publisher import Lane
 from support.gateway import OPEN_BROKER
 from support.mqtt import V5, V311
-from support.wait import listening, until
+from support.wait import listening
 
 LONG = bool(os.environ.get("FIELDGATE_LONG"))
 KILLS = int(os.environ.get("FIELDGATE_KILLS", 1000 if LONG else 30))
 PER_SEC = 250 if LONG else 800
+SIZE = 500
+"""Large enough that the log is written to the file every few seconds."""
 UPLINK = """
 [[uplink]]
 name = "cloud"
@@ -36,9 +38,15 @@ def quiet(cloud):
     return cloud.start()
 
 
-def everything_arrived(publishers, listener):
-    messages = listener.all()
-    return not any(missing(lane, messages) for publisher in publishers for lane in publisher.lanes)
+def wait_for_everything(publishers, listener, patience=60):
+    """As long as more arrives, and `patience` seconds beyond."""
+    watch = Watch([lane for publisher in publishers for lane in publisher.lanes], listener)
+    left, since = None, time.monotonic()
+    while now := watch.left():
+        if now != left:
+            left, since = now, time.monotonic()
+        assert time.monotonic() - since < patience, f"{now} acknowledged did not arrive; connected: {listener.connected}"
+        time.sleep(0.5)
 
 
 WRITES = {"committing": "store.sqlite-wal", "checkpointing": "store.sqlite"}
@@ -115,8 +123,8 @@ def test_p1_p3_nothing_acknowledged_is_lost_to_kills_and_order_is_kept(
     away.subscribe("plant/#", qos=2)
     away.disconnect()
     publishers = [
-        publisher(started.port, lanes("new"), version=V5, per_sec=PER_SEC),
-        publisher(started.port, lanes("old"), version=V311, per_sec=PER_SEC),
+        publisher(started.port, lanes("new"), version=V5, per_sec=PER_SEC, size=SIZE),
+        publisher(started.port, lanes("old"), version=V311, per_sec=PER_SEC, size=SIZE),
     ]
     time.sleep(0.5)
     begun = time.monotonic()
@@ -127,11 +135,11 @@ def test_p1_p3_nothing_acknowledged_is_lost_to_kills_and_order_is_kept(
     started.start()
     for one in publishers:
         one.finish()
-    until("everything upstream", lambda: everything_arrived(publishers, above), timeout=120, every=0.5)
+    wait_for_everything(publishers, above)
     print(f"{time.monotonic() - begun:.0f} s: upstream has it")
     away.connect()
     assert away.session_present
-    until("everything in the session", lambda: everything_arrived(publishers, away), timeout=120, every=0.5)
+    wait_for_everything(publishers, away)
     time.sleep(1)
     every_lane = [lane for one in publishers for lane in one.lanes]
     twice = check(every_lane, above.all(), marked=True)

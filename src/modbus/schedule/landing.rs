@@ -3,16 +3,20 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::{DRAIN, Failure, Flight, Schedule, Work};
+use super::{DRAIN, Failure, Flight, Pending, Schedule, Work};
 use crate::clock::Now;
 use crate::modbus::codec;
 use crate::modbus::device::{BlockKey, Silence};
+use crate::modbus::frame::Heard;
 use crate::modbus::lane::{Kind, Poll};
-use crate::modbus::pdu::{self, Answer, Request};
+use crate::modbus::pdu::{self, Answer};
 use crate::modbus::plan::{Block, Span};
 use crate::modbus::spec::Transport;
 use crate::modbus::write::Next;
 use crate::sample::{Fault, PointId, Sample, Value};
+
+/// A device that says it is busy is asked again after this.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 impl Schedule {
     /// The answer to a request, well formed and its own. Unknown tickets are those of a link that was lost.
@@ -26,10 +30,9 @@ impl Schedule {
             self.exclusive = None;
             self.pipeline_strikes = self.pipeline_strikes.saturating_add(1);
         }
-        if self.devices[device].is_suspect(now.mono) {
-            // One of two tries was answered: the other's answer may follow.
-            self.hold(device, &flight.request, now.mono);
-        }
+        let patience = self.patience();
+        self.devices[device].owed.answered(&flight.request, patience, now.mono);
+        let took = now.mono.saturating_duration_since(flight.sent);
         match flight.work {
             Work::Command { .. } => {
                 if exception != Some(Fault::Gateway) {
@@ -40,13 +43,21 @@ impl Schedule {
             }
             Work::Poll { poll, .. } if exception == Some(Fault::Gateway) => {
                 // A gateway answers for a device that does not.
-                self.give_up(device, &poll, Fault::Gateway, now);
+                self.give_up(device, &poll, Fault::Gateway, Some(took), now);
             }
-            Work::Poll { poll, .. } => {
+            Work::Poll { poll, tries, again, probe } => {
                 self.came_back(device, Some(key(&poll)), now);
                 match (answer, exception) {
+                    (_, Some(Fault::Busy)) if tries > 0 && !probe => {
+                        let not_before = now.mono + BUSY_PAUSE;
+                        self.pending.push(Pending { poll, tries: tries - 1, again, not_before });
+                        return;
+                    }
                     (_, Some(fault)) => self.excepted(device, &poll, fault, now),
                     (answer, None) => self.values(&poll, answer, now),
+                }
+                if self.devices[device].took(took, again) {
+                    self.give_up(device, &poll, Fault::Timeout, None, now);
                 }
             }
         }
@@ -59,13 +70,17 @@ impl Schedule {
         let device = flight.device;
         let fault = match failure {
             Failure::Timeout => Fault::Timeout,
-            Failure::Discarded => Fault::BadResponse,
+            Failure::Discarded | Failure::Damaged => Fault::BadResponse,
         };
         match failure {
             Failure::Timeout => self.counters.timeouts += 1,
-            Failure::Discarded => self.counters.discarded += 1,
+            Failure::Discarded | Failure::Damaged => self.counters.discarded += 1,
         }
-        self.hold(device, &flight.request, now.mono);
+        // With transaction numbers a late answer is known by its own.
+        if failure != Failure::Damaged && !matches!(self.spec.transport, Transport::Tcp { .. }) {
+            let patience = self.patience();
+            self.devices[device].owed.failed(&flight.request, flight.sent, patience, now.mono);
+        }
         match flight.work {
             Work::Command { tries } if tries > 0 => {
                 if let Some(active) = &mut self.active {
@@ -77,17 +92,40 @@ impl Schedule {
                 let next = self.active.as_ref().map(|active| active.steps.failed(fault));
                 self.step(next, now);
             }
-            Work::Poll { poll, probe: true, .. } => self.give_up(device, &poll, fault, now),
+            Work::Poll { poll, probe: true, .. } => self.give_up(device, &poll, fault, None, now),
             Work::Poll { .. } if self.devices[device].is_offline() => {}
-            Work::Poll { poll, tries, .. } if flight.shared && failure == Failure::Timeout => {
+            Work::Poll { poll, tries, again, .. } if flight.shared && failure == Failure::Timeout => {
                 // Lost, or dropped by a server that takes one at a time: asked again alone, it tells which.
                 self.exclusive.get_or_insert(device);
-                self.pending.push((poll, tries));
+                self.pending.push(Pending { poll, tries, again, not_before: now.mono });
             }
-            Work::Poll { poll, tries, .. } if tries > 0 => self.pending.push((poll, tries - 1)),
+            Work::Poll { poll, tries, again, .. } if tries > 0 => {
+                let again = again || failure == Failure::Timeout;
+                self.pending.push(Pending { poll, tries: tries - 1, again, not_before: now.mono });
+            }
             Work::Poll { poll, .. } => self.exhausted(device, &poll, fault, now),
         }
         self.end_round(now.mono);
+    }
+
+    /// The connection was closed in the middle, and will be made anew: polls are asked again. A write may have acted.
+    pub fn interrupted(&mut self, now: Now) {
+        for flight in std::mem::take(&mut self.flights).into_values() {
+            match flight.work {
+                Work::Poll { probe: true, poll, .. } => self.give_up(flight.device, &poll, Fault::Timeout, None, now),
+                Work::Poll { poll, tries, again, probe: false } => {
+                    self.pending.push(Pending { poll, tries, again, not_before: now.mono });
+                }
+                Work::Command { .. } => {
+                    let next = match &mut self.active {
+                        Some(active) if !active.steps.is_writing() => Some(Next::Send(flight.request)),
+                        Some(active) => Some(active.steps.failed(Fault::Disconnected)),
+                        None => None,
+                    };
+                    self.step(next, now);
+                }
+            }
+        }
     }
 
     fn land(&mut self, ticket: u64, now: Now) -> Option<Flight> {
@@ -96,11 +134,16 @@ impl Schedule {
         Some(flight)
     }
 
-    /// Without transaction numbers a late answer is told from the next only by time.
-    fn hold(&mut self, device: usize, request: &Request, now: Instant) {
-        if !matches!(self.spec.transport, Transport::Tcp { .. }) {
-            let until = now + (self.spec.timeout * 2).max(DRAIN);
-            self.devices[device].hold(until, request.clone());
+    /// How long after a request was given up its answer may still come.
+    fn patience(&self) -> Duration {
+        (self.spec.timeout * 2).max(DRAIN)
+    }
+
+    /// A whole frame came that nobody waited for.
+    pub fn overheard(&mut self, heard: &Heard, now: Instant) {
+        for device in self.devices.iter_mut().filter(|device| device.unit == heard.unit) {
+            device.overheard(self.spec.timeout, now);
+            device.owed.overheard(heard, now);
         }
     }
 
@@ -139,7 +182,7 @@ impl Schedule {
         let lane = self.lanes.iter().position(|lane| lane.device == point.device && lane.table == point.table);
         if let (Some(lane), Some(block)) = (lane, Block::of(vec![Span::of(index, point)])) {
             let poll = Poll { lane, block: Rc::new(block), due: now, deadline: now, kind: Kind::Extra };
-            self.pending.push((poll, self.spec.retries));
+            self.put(poll, self.spec.retries, now);
         }
     }
 
@@ -168,7 +211,9 @@ impl Schedule {
         if fault == Fault::IllegalAddress {
             let parts = self.lanes[poll.lane].refused(poll, now.mono);
             if !parts.is_empty() {
-                self.pending.extend(parts.into_iter().map(|part| (part, self.spec.retries)));
+                for part in parts {
+                    self.put(part, self.spec.retries, now.mono);
+                }
                 return;
             }
         } else {
@@ -192,27 +237,23 @@ impl Schedule {
             true
         };
         if gone {
-            self.give_up(device, poll, fault, now);
+            self.give_up(device, poll, fault, None, now);
         } else {
             self.lanes[poll.lane].failed(poll, now.mono);
             self.faults(&poll.block, fault, now);
         }
     }
 
-    /// Sets a device aside; its points read the fault once.
-    fn give_up(&mut self, device: usize, poll: &Poll, fault: Fault, now: Now) {
-        let drain = match self.spec.transport {
-            Transport::Tcp { .. } => Duration::ZERO,
-            Transport::Serial(_) | Transport::RtuOverTcp { .. } | Transport::AsciiOverTcp { .. } => DRAIN,
-        };
-        let cost = drain + self.timing.read(self.lanes[poll.lane].table, poll.block.count);
+    /// Sets a device aside; its points read the fault once. `took`: how long the answer took that said it is gone.
+    fn give_up(&mut self, device: usize, poll: &Poll, fault: Fault, took: Option<Duration>, now: Now) {
+        let line_time = self.timing.read(self.lanes[poll.lane].table, poll.block.count);
         self.devices[device].erred(fault);
         self.exclusive = self.exclusive.filter(|lost| *lost != device);
-        if !self.devices[device].set_aside(now, self.spec.timeout, cost) {
+        if !self.devices[device].set_aside(now, self.spec.timeout, took.unwrap_or(line_time), took.is_none()) {
             return;
         }
         self.output.changed = true;
-        self.pending.retain(|(poll, _)| self.lanes[poll.lane].device != device);
+        self.pending.retain(|pending| self.lanes[pending.poll.lane].device != device);
         for lane in self.lanes.iter_mut().filter(|lane| lane.device == device) {
             lane.restart(now.mono);
         }

@@ -306,3 +306,123 @@ fn a_server_that_takes_one_request_at_a_time_is_found_out() {
     assert!(counters.timeouts < 10, "{counters:?}");
     assert!(schedule.device_status().iter().all(|device| device.state == DeviceState::Online));
 }
+
+/// A bus with two points of one table, each a request of its own and with its own interval.
+fn two_blocks(transport: Option<crate::modbus::spec::Transport>) -> (Schedule, Now) {
+    let mut spec = fixture::serial(115_200, Parity::None);
+    if let Some(transport) = transport {
+        spec.transport = transport;
+    }
+    spec.timeout = Duration::from_millis(300);
+    spec.retries = 1;
+    fixture::point(&mut spec, Table::Holding, 0, DataType::U16, 50);
+    fixture::point(&mut spec, Table::Holding, 1_000, DataType::U16, 110);
+    spec.points[1].write = Some(WriteSpec { function: WriteFunction::Auto });
+    let now = Now::read();
+    let mut schedule = Schedule::new(Rc::new(spec), BusId(1), now);
+    schedule.link_up(now);
+    (schedule, now)
+}
+
+/// The next request, and the time at which it goes out.
+fn next_job(schedule: &mut Schedule, now: &mut Now) -> Job {
+    loop {
+        match schedule.next(*now) {
+            Action::Send(job) => return job,
+            Action::Wait(until) => {
+                let until = until.expect("something to wait for");
+                assert!(until > now.mono, "it waits for what is past");
+                *now = now.after(until - now.mono);
+            }
+        }
+    }
+}
+
+#[test]
+fn one_lost_answer_puts_no_other_point_of_its_device_off_for_ever() {
+    let (mut schedule, mut now) = two_blocks(None);
+    let end = now.mono + Duration::from_secs(10);
+    let (mut lost, mut answered) = (false, [0, 0]);
+    while now.mono < end {
+        let job = next_job(&mut schedule, &mut now);
+        let first = matches!(job.request, Request::ReadHoldingRegisters(0, _));
+        if first && !lost {
+            lost = true;
+            now = now.after(job.timeout);
+            schedule.failed(job.ticket, Failure::Timeout, now);
+            continue;
+        }
+        now = now.after(Duration::from_millis(2));
+        schedule.answered(job.ticket, &Answer::Registers(vec![1]), now);
+        answered[usize::from(!first)] += 1;
+    }
+    assert!(answered[0] > 150 && answered[1] > 70, "{answered:?}");
+}
+
+#[test]
+fn a_device_that_answers_only_when_asked_again_is_set_aside() {
+    let (mut schedule, mut now) = two_blocks(None);
+    for _ in 0..20 {
+        let job = next_job(&mut schedule, &mut now);
+        now = now.after(job.timeout);
+        schedule.failed(job.ticket, Failure::Timeout, now);
+        if schedule.device_status()[0].state == DeviceState::Offline {
+            return;
+        }
+        let again = next_job(&mut schedule, &mut now);
+        assert_eq!(again.request, job.request);
+        now = now.after(Duration::from_millis(100));
+        schedule.answered(again.ticket, &Answer::Registers(vec![1]), now);
+        if schedule.device_status()[0].state == DeviceState::Offline {
+            return;
+        }
+    }
+    panic!("never set aside");
+}
+
+#[test]
+fn a_busy_device_is_asked_again_after_a_pause_before_it_is_a_fault() {
+    let (mut schedule, mut now) = two_blocks(None);
+    let job = next_job(&mut schedule, &mut now);
+    let (busy, asked) = (Answer::Exception(tokio_modbus::ExceptionCode::ServerDeviceBusy), now.mono);
+    schedule.answered(job.ticket, &busy, now);
+    assert!(schedule.take_output().samples.is_empty());
+    let mut again = next_job(&mut schedule, &mut now);
+    while again.request != job.request {
+        schedule.answered(again.ticket, &Answer::Registers(vec![1]), now);
+        again = next_job(&mut schedule, &mut now);
+    }
+    assert!(now.mono >= asked + Duration::from_millis(100));
+    schedule.answered(again.ticket, &busy, now);
+    let told = schedule.take_output().samples;
+    assert!(told.iter().flatten().any(|sample| sample.reading == Err(Fault::Busy)), "{told:?}");
+}
+
+#[test]
+fn a_connection_closed_in_the_middle_loses_no_poll_and_repeats_no_write() {
+    let (mut schedule, mut now) = two_blocks(Some(fixture::tcp(0).transport));
+    let job = next_job(&mut schedule, &mut now);
+    schedule.interrupted(now);
+    assert_eq!(next_job(&mut schedule, &mut now).request, job.request);
+    schedule.interrupted(now);
+    let point = PointId { bus: BusId(1), index: 1 };
+    let expires = now.mono + Duration::from_secs(5);
+    schedule.command(Command {
+        id: CommandId(1),
+        point,
+        raw: Value::Uint(1),
+        expires,
+        readback: false,
+        unless_equal: false,
+    });
+    let write = next_job(&mut schedule, &mut now);
+    assert!(matches!(write.request, Request::WriteSingleRegister(..)), "{write:?}");
+    schedule.interrupted(now);
+    let result = Err(NotDone::Fault(Fault::Disconnected));
+    assert_eq!(schedule.take_output().outcomes, [Outcome { id: CommandId(1), result }]);
+    for _ in 0..10 {
+        let job = next_job(&mut schedule, &mut now);
+        assert!(matches!(job.request, Request::ReadHoldingRegisters(..)), "{job:?}");
+        schedule.answered(job.ticket, &Answer::Registers(vec![1]), now);
+    }
+}

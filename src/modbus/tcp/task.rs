@@ -38,6 +38,7 @@ pub struct Connection<S> {
     silent: u32,
     /// A well-formed answer came: the peer does speak Modbus.
     answered: bool,
+    asked: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -50,11 +51,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             outgoing: Vec::new(),
             silent: 0,
             answered: false,
+            asked: false,
         }
     }
 
     /// Puts a request among those to send.
     pub fn request(&mut self, job: Job, now: Now) {
+        self.asked = true;
         self.transaction = self.transaction.wrapping_add(1);
         let mut pdu = Vec::with_capacity(frame::MAX_TCP);
         pdu::write_request(&job.request, &mut pdu);
@@ -137,6 +140,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Whether it ever brought a well-formed answer.
     pub fn has_answered(&self) -> bool {
         self.answered
+    }
+
+    /// Whether it answered what it was asked, or never was.
+    pub fn has_served(&self) -> bool {
+        self.answered || !self.asked
     }
 
     /// Gives up what is under way, and says what that was.

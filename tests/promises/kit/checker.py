@@ -20,6 +20,23 @@ def missing(lane, messages):
     return sorted(lane.acknowledged - {number for number, _ in arrived(messages)[lane.topic]})
 
 
+class Watch:
+    """Counts what is still missing as messages come; reads each message once."""
+
+    def __init__(self, lanes, listener):
+        self.owed = {lane.topic: set(lane.acknowledged) for lane in lanes}
+        self.listener, self.seen = listener, 0
+
+    def left(self):
+        with self.listener._lock:
+            fresh = self.listener.messages[self.seen :]
+        self.seen += len(fresh)
+        for message in fresh:
+            if message.topic in self.owed:
+                self.owed[message.topic].discard(int(message.payload[:8]))
+        return sum(map(len, self.owed.values()))
+
+
 def around(lane, messages, number):
     """What came about the first time that `number` did."""
     rows = [message for message in messages if message.topic == lane.topic]

@@ -1,0 +1,3 @@
+//! A bus while its link is there.
+
+pub(super) mod task;
