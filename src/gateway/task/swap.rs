@@ -98,7 +98,8 @@ impl Gateway {
             let plan = Arc::new(plan.clone());
             self.core.add_bus(id, plan.clone());
             let before = ended.remove(plan.name());
-            let task = parts::start_bus(now, plan, id, self.inbox.bus.clone(), self.open_can.clone(), before);
+            let learnt = self.core.learnt(plan.name());
+            let task = parts::start_bus(now, plan, learnt, id, self.inbox.bus.clone(), self.open_can.clone(), before);
             self.buses.insert(id, task);
         }
         for rule in wanted.iter().flat_map(|plan| &plan.rules) {
