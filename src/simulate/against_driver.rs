@@ -12,6 +12,7 @@ use super::task::{Bench, Speech, open_pty, serve, serve_port};
 use crate::clock::Now;
 use crate::command::{Command, CommandId, Done, NotDone};
 use crate::driver::{BusEvent, BusStatus, DeviceState, LinkState};
+use crate::modbus::connect::task::open_serial;
 use crate::modbus::fixture;
 use crate::modbus::spec::{BusSpec, DataType, Endpoint, Parity, Table, Transport, WriteFunction, WriteSpec};
 use crate::modbus::task::{run, run_over};
@@ -147,7 +148,7 @@ async fn watch(mut events: mpsc::Receiver<BusEvent>, long: Duration) -> (u64, Bu
                 }
             }
             BusEvent::Status(_, status) => last = Some(status),
-            BusEvent::Outcome(..) => {}
+            BusEvent::Outcome(..) | BusEvent::Learnt(..) => {}
         }
     }
     (right, last.expect("a status"))
@@ -364,5 +365,22 @@ fn every_command_gets_its_outcome_when_the_line_is_not_there_and_when_the_bus_en
             outcomes += u32::from(matches!(event, BusEvent::Outcome(..)));
         }
         assert_eq!(outcomes, 8);
+    });
+}
+
+#[test]
+fn a_port_that_another_holds_and_a_file_that_is_no_port_say_so() {
+    local(async {
+        let (_pty, path) = open_pty().unwrap();
+        let serial = |path: std::path::PathBuf| {
+            let Transport::Serial(serial) = fixture::serial(9_600, Parity::None).transport else { panic!("serial") };
+            crate::modbus::spec::SerialSpec { path, ..serial }
+        };
+        let held = open_serial(&serial(path.clone())).unwrap();
+        let refused = open_serial(&serial(path)).unwrap_err().to_string();
+        assert!(refused.contains("in use by another program"), "{refused}");
+        drop(held);
+        let refused = open_serial(&serial("/etc/passwd".into())).unwrap_err().to_string();
+        assert!(refused.contains("no serial port"), "{refused}");
     });
 }
