@@ -62,16 +62,17 @@ const GATEWAY: &str = "[gateway]\nid = 'pi-1'\nmappings = ['m.toml']\nstate_dir 
     [[broker.listener]]\nbind = '127.0.0.1:1883'\n[broker.anonymous]\nsubscribe = ['#']\n";
 
 impl Files for Memory {
-    fn read(&self, path: &Path) -> io::Result<String> {
-        Ok(if path.ends_with("m.toml") { self.mapping.clone() } else { GATEWAY.to_owned() })
+    fn read_bytes(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let text = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("dbc") => &self.dbc,
+            Some(_) | None if path.ends_with("m.toml") => &self.mapping,
+            Some(_) | None => GATEWAY,
+        };
+        Ok(text.as_bytes().to_vec())
     }
 
-    fn read_bytes(&self, _: &Path) -> io::Result<Vec<u8>> {
-        Ok(self.dbc.clone().into_bytes())
-    }
-
-    fn check_readable(&self, _: &Path) -> io::Result<()> {
-        Ok(())
+    fn is_folder(&self, _: &Path) -> bool {
+        false
     }
 
     fn find(&self, _: &Path, _: &str) -> Result<Vec<PathBuf>, String> {
