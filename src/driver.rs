@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::clock::UnixMs;
 use crate::command::Outcome;
 use crate::sample::{BusId, Fault, Sample};
@@ -16,6 +18,8 @@ pub enum BusEvent {
     Outcome(BusId, Outcome),
     /// At most once a second, and at once when a state changes.
     Status(BusId, BusStatus),
+    /// What the driver has learnt about its devices, to be handed to a bus of the same name when it starts again.
+    Learnt(BusId, Bytes),
 }
 
 /// The line or connection as a whole; published on `fieldgate/{gateway}/bus/NAME`.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::packet::Reason;
 use super::spec::Access;
-use crate::hub::topics::{filter_matches, is_valid_filter};
+use crate::hub::topics::{covers, filter_matches, is_valid_filter};
 
 /// The rules of one session. Denied by default; `deny` wins over all.
 #[derive(Debug, Default, PartialEq)]
@@ -86,30 +86,6 @@ fn expand(filter: &str, user: Option<&str>, client: &str) -> Option<String> {
     }
     expanded.push_str(rest);
     is_valid_filter(&expanded).then_some(expanded)
-}
-
-/// Whether every topic that `inner` matches is matched by `outer` too. Both are valid filters.
-pub(crate) fn covers(outer: &str, inner: &str) -> bool {
-    // A wildcard in first place does not reach topics that begin with `$`, which a literal first level does.
-    if inner.starts_with('$') && outer.starts_with(['+', '#']) {
-        return false;
-    }
-    // Every topic has a first level, so these two are the same; so are those, as no topic is empty.
-    let outer = if outer == "+/#" { "#" } else { outer };
-    let inner = if inner == "/#" { "/+/#" } else { inner };
-    let mut wanted = inner.split('/');
-    for level in outer.split('/') {
-        if level == "#" {
-            return true;
-        }
-        match wanted.next() {
-            Some("#") | None => return false,
-            Some(_) if level == "+" => {}
-            Some(name) if name == level => {}
-            Some(_) => return false,
-        }
-    }
-    wanted.next().is_none()
 }
 
 #[cfg(test)]

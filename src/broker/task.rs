@@ -20,7 +20,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::api::{ConnId, Input, Output, Peer, Secret};
 use super::connection::task::{self as connection, Link, Outbox};
@@ -44,7 +44,7 @@ const CERTIFICATE_CHECK: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Error)]
 pub enum NetError {
-    #[error("cannot listen on {bind}: {source}")]
+    #[error("cannot listen on {bind}")]
     Bind { bind: SocketAddr, source: io::Error },
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -64,6 +64,8 @@ struct Shared {
 
 struct Listener {
     spec: ListenerSpec,
+    /// Among the file's listeners.
+    place: usize,
     local: SocketAddr,
     identity: Option<Rc<RefCell<Identity>>>,
     pulse: Pulse,
@@ -132,28 +134,39 @@ impl Net {
     /// Makes the listeners what `specs` says, at the start and after a reload: same ones stay (their certificates are read again), others
     /// are bound, the rest is closed; connections live on. On an error nothing has changed.
     pub async fn configure(&mut self, specs: &[ListenerSpec], limits: Limits) -> Result<(), NetError> {
+        let wanted: Vec<(usize, &ListenerSpec)> =
+            specs.iter().enumerate().filter(|(_, spec)| self.listeners.iter().all(|old| old.spec != **spec)).collect();
+        let mut identities = Vec::new();
+        for (_, spec) in &wanted {
+            identities.push(spec.tls.as_ref().map(Identity::load).transpose()?.map(|id| Rc::new(RefCell::new(id))));
+        }
+        // The same address in another form (TLS added, or all interfaces instead of one) must be free first.
+        let gives_way =
+            |old: &Listener| !specs.contains(&old.spec) && wanted.iter().any(|(_, new)| overlap(old.local, new.bind));
+        let (given_way, kept) = self.listeners.drain(..).partition::<Vec<_>, _>(gives_way);
+        self.listeners = kept;
+        let mut closed = Vec::new();
+        for old in given_way {
+            old.task.abort();
+            closed.push((old.place, ListenerSpec { bind: old.local, ..old.spec.clone() }, old.identity.clone()));
+        }
+        tokio::task::yield_now().await;
         let mut fresh = Vec::new();
-        for (place, spec) in specs.iter().enumerate() {
-            if self.listeners.iter().any(|listener| listener.spec == *spec) {
-                continue;
+        for ((place, spec), identity) in wanted.into_iter().zip(identities) {
+            match self.bind(place, spec, identity).await {
+                Ok(listener) => fresh.push(listener),
+                Err(error) => {
+                    drop(fresh);
+                    tokio::task::yield_now().await;
+                    for (place, spec, identity) in closed {
+                        match self.bind(place, &spec, identity).await {
+                            Ok(listener) => self.listeners.push(listener),
+                            Err(lost) => error!("{lost} again, where it listened before"),
+                        }
+                    }
+                    return Err(error);
+                }
             }
-            let identity = spec.tls.as_ref().map(Identity::load).transpose()?.map(|id| Rc::new(RefCell::new(id)));
-            // The same address in another form (TLS added, say) must be free first.
-            let taken = self.listeners.iter().position(|listener| listener.spec.bind == spec.bind);
-            if let Some(taken) = taken.filter(|_| spec.bind.port() != 0) {
-                let old = self.listeners.remove(taken);
-                old.task.abort();
-                tokio::task::yield_now().await;
-            }
-            let bind = spec.bind;
-            let socket = TcpListener::bind(bind).await.map_err(|source| NetError::Bind { bind, source })?;
-            let local = socket.local_addr().map_err(|source| NetError::Bind { bind, source })?;
-            info!(%local, transport = ?spec.transport, tls = spec.tls.is_some(), "listening");
-            let pulse = Pulse::new(Now::read());
-            let accept = accept(self.shared.clone(), socket, place, spec.transport, identity.clone(), pulse.clone());
-            #[allow(clippy::disallowed_methods, reason = "an accept loop")]
-            let task = tokio::task::spawn_local(accept);
-            fresh.push(Listener { spec: spec.clone(), local, identity, pulse, task });
         }
         self.shared.limits.set(limits);
         self.listeners.retain(|listener| specs.contains(&listener.spec));
@@ -162,6 +175,23 @@ impl Net {
         }
         self.listeners.append(&mut fresh);
         Ok(())
+    }
+
+    async fn bind(
+        &self,
+        place: usize,
+        spec: &ListenerSpec,
+        identity: Option<Rc<RefCell<Identity>>>,
+    ) -> Result<Listener, NetError> {
+        let bind = spec.bind;
+        let socket = TcpListener::bind(bind).await.map_err(|source| NetError::Bind { bind, source })?;
+        let local = socket.local_addr().map_err(|source| NetError::Bind { bind, source })?;
+        info!(%local, transport = ?spec.transport, tls = spec.tls.is_some(), "listening");
+        let pulse = Pulse::new(Now::read());
+        let accept = accept(self.shared.clone(), socket, place, spec.transport, identity.clone(), pulse.clone());
+        #[allow(clippy::disallowed_methods, reason = "an accept loop")]
+        let task = tokio::task::spawn_local(accept);
+        Ok(Listener { spec: spec.clone(), place, local, identity, pulse, task })
     }
 
     /// Each listener's sign of life.
@@ -202,6 +232,12 @@ impl Net {
         }
         None
     }
+}
+
+/// Whether both cannot be listened on at once.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    b.port() != 0 && a.port() == b.port() && same_ip
 }
 
 async fn verify(shared: Rc<Shared>, conn: ConnId, hash: Arc<str>, password: Secret) {

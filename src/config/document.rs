@@ -83,6 +83,21 @@ impl Node {
     }
 }
 
+/// The file's root table; `None` after a syntax error or a byte that is no UTF-8, which the report then has.
+pub(super) fn parse_bytes(file: &Arc<str>, bytes: &[u8], report: &Report) -> Option<Node> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => parse(file, text, report),
+        Err(error) => {
+            let before = String::from_utf8_lossy(bytes.get(..error.valid_up_to()).unwrap_or_default());
+            let place = Lines::new(file, &before).place(&(before.len()..before.len()));
+            let byte = bytes.get(error.valid_up_to()).copied().unwrap_or_default();
+            let found = format!("the byte 0x{byte:02X} here is no UTF-8 text");
+            report.error(&place, found, "write the letter again, and have the editor save the file as UTF-8");
+            None
+        }
+    }
+}
+
 /// The file's root table; `None` after a syntax error, which the report then has.
 pub(super) fn parse(file: &Arc<str>, text: &str, report: &Report) -> Option<Node> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);

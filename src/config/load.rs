@@ -42,18 +42,10 @@ impl Environment {
 /// The files that a configuration names.
 pub trait Files {
     /// # Errors
-    /// What the system says; also of a file that is too large or not UTF-8.
-    fn read(&self, path: &Path) -> io::Result<String>;
-
-    /// # Errors
-    /// What the system says; also of a file that is too large.
+    /// What the system says; also of a file that is too large, or that is a device or a named pipe.
     fn read_bytes(&self, path: &Path) -> io::Result<Vec<u8>>;
 
-    /// Whether it is a file that this process may read.
-    ///
-    /// # Errors
-    /// What the system says.
-    fn check_readable(&self, path: &Path) -> io::Result<()>;
+    fn is_folder(&self, path: &Path) -> bool;
 
     /// The files under `base` that match `pattern`, sorted.
     ///
@@ -67,22 +59,23 @@ pub trait Files {
 pub struct Disk;
 
 impl Files for Disk {
-    fn read(&self, path: &Path) -> io::Result<String> {
-        String::from_utf8(self.read_bytes(path)?).map_err(|_| io::Error::other("it is not UTF-8 text"))
-    }
-
     fn read_bytes(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let file = File::open(path)?;
+        let kind = std::fs::metadata(path)?.file_type();
+        // A pipe of the shell's (`<(…)`, /dev/stdin) has no name in the file system; one that has could wait for ever.
+        if !kind.is_file() && !kind.is_dir() && path.canonicalize().is_ok() {
+            return Err(io::Error::other("it is no regular file"));
+        }
         let mut bytes = Vec::new();
-        file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+        File::open(path)?.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
         if bytes.len() > FILE_BYTES_MAX {
-            return Err(io::Error::other(format!("it is larger than {FILE_BYTES_MAX} bytes")));
+            let found = format!("it is larger than {FILE_BYTES_MAX} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, found));
         }
         Ok(bytes)
     }
 
-    fn check_readable(&self, path: &Path) -> io::Result<()> {
-        if File::open(path)?.metadata()?.is_dir() { Err(io::Error::other("it is a folder")) } else { Ok(()) }
+    fn is_folder(&self, path: &Path) -> bool {
+        path.is_dir()
     }
 
     fn find(&self, base: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {

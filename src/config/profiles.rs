@@ -52,7 +52,7 @@ const INSTALLED: &str = "/usr/share/fieldgate/profiles";
 pub(super) struct Found {
     /// For messages.
     pub(super) file: String,
-    pub(super) text: std::io::Result<String>,
+    pub(super) bytes: std::io::Result<Vec<u8>>,
 }
 
 /// The profile's text: beside the mapping file first, so that a user's own comes before the package's.
@@ -60,13 +60,13 @@ pub(super) fn find(name: &str, mapping_file: &Path, files: &dyn super::load::Fil
     let beside = mapping_file.parent().unwrap_or(Path::new("")).join("profiles");
     for folder in [&beside, Path::new(INSTALLED)] {
         let path = folder.join(format!("{name}.toml"));
-        match files.read(&path) {
+        match files.read_bytes(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            text => return Some(Found { file: path.display().to_string(), text }),
+            bytes => return Some(Found { file: path.display().to_string(), bytes }),
         }
     }
     let shipped = SHIPPED_PROFILES.iter().find(|shipped| shipped.name == name)?;
-    Some(Found { file: built_in(name), text: Ok(shipped.toml.to_owned()) })
+    Some(Found { file: built_in(name), bytes: Ok(shipped.toml.into()) })
 }
 
 /// The file name of a built-in profile, for messages.

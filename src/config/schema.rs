@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::keys::{Default, GATEWAY_FILE, Key, Kind, MAPPING_FILE, TableDef};
+use super::keys::{Default, GATEWAY_FILE, Key, Kind, MAPPING_FILE, PROFILE_FILE, TableDef};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SchemaOf {
@@ -10,17 +10,31 @@ pub enum SchemaOf {
     Mapping,
 }
 
-/// The schema of a gateway file or of a mapping file.
+/// The schema of a gateway file, or of a mapping file and the profiles beside it: `[[point]]` at the top makes a profile.
 pub fn schema(of: SchemaOf) -> Value {
-    let (def, title) = match of {
-        SchemaOf::Gateway => (&GATEWAY_FILE, "fieldgate: the gateway file"),
-        SchemaOf::Mapping => (&MAPPING_FILE, "fieldgate: a mapping file"),
+    let (mut whole, title) = match of {
+        SchemaOf::Gateway => (table(&GATEWAY_FILE), "fieldgate: the gateway file"),
+        SchemaOf::Mapping => (mapping_or_profile(), "fieldgate: a mapping file or a profile"),
     };
-    let mut whole = table(def);
     if let Some(fields) = whole.as_object_mut() {
         fields.insert("$schema".into(), "https://json-schema.org/draft/2020-12/schema".into());
         fields.insert("title".into(), title.into());
     }
+    whole
+}
+
+/// One file is one of the two, and only their tests have the same name with another meaning.
+fn mapping_or_profile() -> Value {
+    let (mut whole, profile) = (table(&MAPPING_FILE), table(&PROFILE_FILE));
+    let of_profile = profile["properties"].as_object().cloned().unwrap_or_default();
+    let mut tests = Value::Null;
+    if let Some(properties) = whole["properties"].as_object_mut() {
+        tests = properties.insert("test".into(), json!(true)).unwrap_or_default();
+        properties.extend(of_profile.into_iter().filter(|(name, _)| name != "test"));
+    }
+    whole["if"] = json!({ "anyOf": [{ "required": ["point"] }, { "required": ["profile"] }] });
+    whole["then"] = json!({ "properties": { "test": profile["properties"]["test"], "modbus": false, "can": false } });
+    whole["else"] = json!({ "properties": { "test": tests } });
     whole
 }
 

@@ -7,10 +7,16 @@ use std::path::{Path, PathBuf};
 use super::*;
 
 mod broken;
+mod broken_files;
 mod broken_mapping;
 mod can;
 mod hostile;
 mod right;
+
+/// Self-signed, and its key; another key.
+const TEST_CERTIFICATE: &str = include_str!("tests/pem/test.pem");
+const TEST_KEY: &str = include_str!("tests/pem/test.key");
+const OTHER_KEY: &str = include_str!("tests/pem/other.key");
 
 /// Files in memory.
 #[derive(Clone, Default)]
@@ -28,17 +34,14 @@ impl Memory {
 }
 
 impl Files for Memory {
-    fn read(&self, path: &Path) -> io::Result<String> {
-        self.0.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
     fn read_bytes(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.read(path.strip_prefix("/here").unwrap_or(path)).map(String::into_bytes)
+        let known = self.0.get(path.strip_prefix("/here").unwrap_or(path));
+        known.map(|text| text.clone().into_bytes()).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn check_readable(&self, path: &Path) -> io::Result<()> {
-        let known = path.strip_prefix("/here").unwrap_or(path);
-        self.0.get(known).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
+    fn is_folder(&self, path: &Path) -> bool {
+        let folder = path.strip_prefix("/here").unwrap_or(path);
+        self.0.keys().any(|file| file.parent() == Some(folder))
     }
 
     fn find(&self, base: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {

@@ -1,8 +1,9 @@
 //! Starts the simulated devices and the gateway that reads them, and shows what it reads.
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -30,6 +31,8 @@ const DBC: &str = include_str!("../../mappings/can/vehicle.dbc");
 const MQTT_PORT: u16 = 1883;
 const HTTP_PORT: u16 = 8080;
 const PORTS_TRIED: u16 = 200;
+/// How often a port that was free may be gone when the gateway wants it.
+const STARTS: u32 = 20;
 
 const REDRAW_EVERY: Duration = Duration::from_millis(500);
 
@@ -70,34 +73,6 @@ impl Drop for Folder {
 async fn show(folder: &Folder, within: Option<Duration>) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on 127.0.0.1")?;
-    let terminal = Terminal::open()?;
-    let (mqtt, http) = (free_port(MQTT_PORT).await?, free_port(HTTP_PORT).await?);
-
-    let tcp = listener.local_addr()?.to_string();
-    folder.write(
-        "mapping.toml",
-        &MAPPING.replace("@TCP@", &tcp).replace("@SERIAL@", &terminal.path().to_string_lossy()),
-    )?;
-    folder.write("vehicle.dbc", DBC)?;
-    let gateway_file = GATEWAY.replace("@MQTT@", &mqtt.to_string()).replace("@HTTP@", &http.to_string());
-    let plan = compile(&folder.write("fieldgate.toml", &gateway_file)?)?;
-    start_devices(&plan, listener, terminal)?;
-
-    let (control, inbox) = mpsc::channel(4);
-    let (ready, started) = oneshot::channel();
-    let vehicle = can::task::userland(plan.buses.clone());
-    let running = gateway::run_on(plan, vehicle, inbox, move || {
-        // The screen may have ended already.
-        let _ = ready.send(());
-    });
-    let screen = async {
-        if started.await.is_ok() {
-            print(&introduction(folder, mqtt, http));
-            draw(&control).await;
-        }
-        std::future::pending::<()>().await;
-    };
     let end = async {
         let time = async {
             match within {
@@ -110,6 +85,62 @@ async fn show(folder: &Folder, within: Option<Duration>) -> anyhow::Result<()> {
             _ = terminate.recv() => {}
             () = time => {}
         }
+    };
+    tokio::pin!(end);
+    let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on 127.0.0.1")?;
+    let terminal = Terminal::open()?;
+    let tcp = listener.local_addr()?.to_string();
+    folder.write(
+        "mapping.toml",
+        &MAPPING.replace("@TCP@", &tcp).replace("@SERIAL@", &terminal.path().to_string_lossy()),
+    )?;
+    folder.write("vehicle.dbc", DBC)?;
+
+    let mut devices = Some((listener, terminal));
+    for attempt in 1.. {
+        let ports = (free_port(MQTT_PORT).await?, free_port(HTTP_PORT).await?);
+        let plan = compile(&folder.write("fieldgate.toml", &gateway_file(ports))?)?;
+        if let Some((listener, terminal)) = devices.take() {
+            start_devices(&plan, listener, terminal)?;
+        }
+        match run_gateway(plan, folder, ports, end.as_mut()).await {
+            // Between the look for a free port and the listening another program may have taken it: another demo, say.
+            Err(failure) if attempt < STARTS && is_taken(&failure) => {}
+            done => return done,
+        }
+    }
+    Ok(())
+}
+
+fn gateway_file((mqtt, http): (u16, u16)) -> String {
+    GATEWAY.replace("@MQTT@", &mqtt.to_string()).replace("@HTTP@", &http.to_string())
+}
+
+fn is_taken(failure: &anyhow::Error) -> bool {
+    let kind = |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<io::Error>().map(io::Error::kind);
+    failure.chain().any(|cause| kind(cause) == Some(io::ErrorKind::AddrInUse))
+}
+
+/// Until `end`, or until the gateway ends by itself.
+async fn run_gateway(
+    plan: Plan,
+    folder: &Folder,
+    ports: (u16, u16),
+    end: Pin<&mut impl Future<Output = ()>>,
+) -> anyhow::Result<()> {
+    let (control, inbox) = mpsc::channel(4);
+    let (ready, started) = oneshot::channel();
+    let vehicle = can::task::userland(plan.buses.clone());
+    let running = gateway::run_on(plan, vehicle, inbox, move || {
+        // The screen may have ended already.
+        let _ = ready.send(());
+    });
+    let screen = async {
+        if started.await.is_ok() {
+            print(&introduction(folder, ports));
+            draw(&control).await;
+        }
+        std::future::pending::<()>().await;
     };
     tokio::pin!(running);
     tokio::select! {
@@ -154,7 +185,7 @@ async fn free_port(usual: u16) -> anyhow::Result<u16> {
     bail!("no free port from {usual} on; end another program that listens on 127.0.0.1")
 }
 
-fn introduction(folder: &Folder, mqtt: u16, http: u16) -> String {
+fn introduction(folder: &Folder, (mqtt, http): (u16, u16)) -> String {
     format!(
         "fieldgate demo: a heating controller on Modbus TCP, a meter on a serial line and a vehicle on CAN, all simulated.\n\
          Its files: {}   Status page: http://127.0.0.1:{http}/\n\

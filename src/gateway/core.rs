@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tracing::warn;
 
 use crate::broker::{AckToken, Broker, Input, Output as BrokerOutput, Read, Refusal, Route};
@@ -21,7 +22,7 @@ use crate::mapping::publish::{Boot, Publisher};
 use crate::message::{Delivery, Message, Origin};
 use crate::sample::{BusId, Fault, PointId};
 use crate::status::snapshot::Work;
-use crate::store::{Batch, DestId, Op, Seq, StoreEvent, StoreStatus};
+use crate::store::{Batch, DestId, Op, Seq, Space, StoreEvent, StoreStatus};
 use crate::uplink::inbox::Token;
 use crate::uplink::status::{UplinkEvent, UplinkStatus};
 
@@ -116,6 +117,8 @@ pub struct Core {
     ids: CommandIds,
     pub(super) buses: BTreeMap<BusId, BusSide>,
     pub(super) uplinks: BTreeMap<u16, UplinkSide>,
+    /// By the bus's name, what its driver knows of its devices.
+    learnt: BTreeMap<Arc<str>, Bytes>,
     pub(super) broker: Option<Broker>,
     routes: Routes,
     committer: Committer<Waiter>,
@@ -136,6 +139,7 @@ impl Core {
             ids: CommandIds::default(),
             buses: BTreeMap::new(),
             uplinks: BTreeMap::new(),
+            learnt: BTreeMap::new(),
             broker,
             routes: Routes::default(),
             committer: Committer::new(window),
@@ -145,6 +149,17 @@ impl Core {
             waiting: Vec::new(),
             outputs: VecDeque::new(),
         }
+    }
+
+    /// What was kept of what drivers learnt, by the bus's name.
+    pub fn restore_learnt(&mut self, rows: &[(Bytes, Bytes)]) {
+        let named = |(name, kept): &(Bytes, Bytes)| Some((std::str::from_utf8(name).ok()?.into(), kept.clone()));
+        self.learnt.extend(rows.iter().filter_map(named));
+    }
+
+    /// What a bus of this name knew of its devices.
+    pub fn learnt(&self, bus: &str) -> Option<Bytes> {
+        self.learnt.get(bus).cloned()
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {
@@ -207,6 +222,12 @@ impl Core {
             BusEvent::Outcome(id, outcome) => {
                 self.outcome(now, id, &outcome);
                 self.drain_broker(now);
+            }
+            BusEvent::Learnt(id, kept) => {
+                let Some(name) = self.buses.get(&id).map(|bus| bus.plan.name().clone()) else { return };
+                let key = Bytes::copy_from_slice(name.as_bytes());
+                self.push(now, Op::Put { space: Space::Learnt, key, value: kept.clone() });
+                self.learnt.insert(name, kept);
             }
             BusEvent::Status(id, status) => {
                 if let Some(bus) = self.buses.get_mut(&id) {

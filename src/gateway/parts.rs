@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -49,10 +50,11 @@ pub(super) struct UplinkTask {
 /// What must have ended before a task may begin: the one that holds the same line or the same client id.
 pub(super) type Before = Option<JoinHandle<()>>;
 
-/// `open` makes the socket of a CAN bus.
+/// `open` makes the socket of a CAN bus; `learnt` is what a bus of this name knew of its devices.
 pub(super) fn start_bus(
     now: Now,
     plan: Arc<BusPlan>,
+    learnt: Option<Bytes>,
     id: BusId,
     events: mpsc::Sender<BusEvent>,
     open: can::task::Open,
@@ -62,7 +64,7 @@ pub(super) fn start_bus(
     let pulse = Pulse::new(now);
     let beats = pulse.clone();
     let run: Pin<Box<dyn Future<Output = ()>>> = match &plan.driver {
-        DriverSpec::Modbus(spec) => Box::pin(modbus::task::run_watched(spec.clone(), id, events, inbox, beats)),
+        DriverSpec::Modbus(spec) => Box::pin(modbus::task::run_watched(spec.clone(), learnt, id, events, inbox, beats)),
         DriverSpec::Can(spec) => {
             Box::pin(can::task::run_on(spec.clone(), id, events, inbox, beats, move |spec| open(spec)))
         }
@@ -149,7 +151,7 @@ mod tests {
     }
 
     fn started(plan: Arc<BusPlan>, events: mpsc::Sender<BusEvent>) -> BusTask {
-        start_bus(Now::read(), plan, BusId(1), events, Rc::new(|_| Err(Errno::ENODEV.into())), None)
+        start_bus(Now::read(), plan, None, BusId(1), events, Rc::new(|_| Err(Errno::ENODEV.into())), None)
     }
 
     #[tokio::test(start_paused = true)]

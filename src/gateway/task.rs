@@ -33,7 +33,7 @@ use crate::sample::BusId;
 use crate::status;
 use crate::status::snapshot::Snapshot;
 use crate::status::topics::StatusTopics;
-use crate::store::{DestId, Opened, Order, StoreEvent, StoreHandle};
+use crate::store::{DestId, Opened, Order, Space, StoreEvent, StoreHandle};
 use crate::uplink::status::{UplinkControl, UplinkEvent};
 
 const BUS_EVENTS: usize = 256;
@@ -255,12 +255,14 @@ impl Gateway {
         spawn(clocksync::task::run(clock_tx));
 
         let Opened { handle, pulse, events, next_seq, next_dest, destinations, kept, .. } = opened;
+        let learnt = kept.get(&Space::Learnt).cloned().unwrap_or_default();
         let rows =
             kept.into_iter().flat_map(|(space, rows)| rows.into_iter().map(move |(key, value)| (space, key, value)));
         let restored = Restored { rows: rows.collect() };
         let id = plan.gateway.id.clone();
         let broker = plan.broker.clone().map(|spec| Broker::new(now, &id, spec, restored));
-        let core = Core::new(boot, ClockState::Unsynced, next_seq, plan.store.commit_window, broker);
+        let mut core = Core::new(boot, ClockState::Unsynced, next_seq, plan.store.commit_window, broker);
+        core.restore_learnt(&learnt);
         let mut gateway = Self {
             core,
             about: About { gateway: id.clone(), started: now, ready: false },

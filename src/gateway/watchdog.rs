@@ -13,10 +13,13 @@ use crate::driver::LinkState;
 use crate::pulse::Pulse;
 use crate::status::snapshot::{Snapshot, UplinkState};
 
+#[derive(Default)]
 pub(super) struct Watchdog {
     /// How late a part may be; `None`: nobody watches.
     patience: Option<Duration>,
     ticks: Option<Interval>,
+    /// A part was late at the last look. Once is not enough: after a pause of the whole process every part is, for a moment.
+    suspected: bool,
     /// The part that hung was named.
     tripped: bool,
     status: String,
@@ -31,7 +34,7 @@ impl Watchdog {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         });
-        Self { patience: limit.map(|limit| limit / 2), ticks, tripped: false, status: String::new() }
+        Self { patience: limit.map(|limit| limit / 2), ticks, suspected: false, tripped: false, status: String::new() }
     }
 
     /// When it is time to look again; never where nobody watches.
@@ -49,10 +52,12 @@ impl Watchdog {
         let Some(patience) = self.patience else { return };
         let hangs = parts.find(|(_, pulse)| pulse.late(now) > patience);
         let Some((part, pulse)) = hangs else {
+            self.suspected = false;
             notify(&[sd_notify::NotifyState::Watchdog]);
             return;
         };
-        if !self.tripped {
+        let again = std::mem::replace(&mut self.suspected, true);
+        if again && !self.tripped {
             self.tripped = true;
             let late_secs = pulse.late(now).as_secs();
             error!("{part} hangs, {late_secs} s beyond its time: the service manager is asked for a restart");
@@ -112,6 +117,23 @@ pub(super) fn notify(states: &[sd_notify::NotifyState<'_>]) {
 mod tests {
     use super::*;
     use crate::status::snapshot::tests::snapshot;
+
+    #[test]
+    fn a_part_that_is_late_at_two_looks_in_a_row_trips_it() {
+        let (now, second) = (Now::read(), Duration::from_secs(1));
+        let pulse = Pulse::new(now);
+        let mut watchdog = Watchdog { patience: Some(second), ..Watchdog::default() };
+        let mut look = |at: Now| {
+            watchdog.look(at, std::iter::once(("bus a".to_owned(), &pulse)));
+            watchdog.tripped
+        };
+        let woken = now.after(60 * second);
+        assert!(!look(woken), "everything slept for a minute");
+        pulse.beat(woken, second);
+        assert!(!look(woken.after(2 * second)));
+        assert!(!look(woken.after(3 * second)), "the first look at which it is late");
+        assert!(look(woken.after(4 * second)));
+    }
 
     #[test]
     fn the_status_line_names_what_is_not_as_it_should_be() {

@@ -51,6 +51,30 @@ pub fn filter_matches(filter: &str, topic: &str) -> bool {
     names.next().is_none()
 }
 
+/// Whether every topic that `inner` matches is matched by `outer` too. Both are valid filters.
+pub fn covers(outer: &str, inner: &str) -> bool {
+    // A wildcard in first place does not reach topics that begin with `$`, which a literal first level does.
+    if inner.starts_with('$') && outer.starts_with(['+', '#']) {
+        return false;
+    }
+    // Every topic has a first level, so these two are the same; so are those, as no topic is empty.
+    let outer = if outer == "+/#" { "#" } else { outer };
+    let inner = if inner == "/#" { "/+/#" } else { inner };
+    let mut wanted = inner.split('/');
+    for level in outer.split('/') {
+        if level == "#" {
+            return true;
+        }
+        match wanted.next() {
+            Some("#") | None => return false,
+            Some(_) if level == "+" => {}
+            Some(name) if name == level => {}
+            Some(_) => return false,
+        }
+    }
+    wanted.next().is_none()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,12 +1,13 @@
 //! One device's table: which of its points are due, the blocks that read them, and the addresses it has not.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::plan::{self, Avoid, Block, Limits, Span};
 use super::spec::{BusSpec, Table};
 use super::timing::Timing;
+use crate::sample::Fault;
 
 /// A point that a device refuses is asked for alone, first after this time, then ever more rarely.
 const ALONE_MIN: Duration = Duration::from_secs(10);
@@ -54,6 +55,7 @@ struct Alone {
     interval: Duration,
     due: Instant,
     waiting: bool,
+    fault: Fault,
 }
 
 /// A refused block that was parted in two.
@@ -82,6 +84,8 @@ pub struct Lane {
     plans: HashMap<Vec<usize>, Plan>,
     trials: BTreeMap<u32, Trial>,
     trials_made: u32,
+    /// What it knows of its device is no longer what was told last.
+    learnt: bool,
 }
 
 /// The lanes of a bus: one for each table of each device that has points.
@@ -106,6 +110,7 @@ pub fn lanes(spec: &BusSpec, timing: Timing, now: Instant) -> Vec<Lane> {
             plans: HashMap::new(),
             trials: BTreeMap::new(),
             trials_made: 0,
+            learnt: false,
         })
         .collect()
 }
@@ -230,7 +235,7 @@ impl Lane {
         };
         let (left, right) = poll.block.points.split_at(poll.block.points.len() / 2);
         let (Some(before), Some(after)) = (Block::of(left.to_vec()), Block::of(right.to_vec())) else {
-            self.set_alone(&poll.block, now);
+            self.set_alone(&poll.block, Fault::IllegalAddress, now);
             if let Some(trial) = parent {
                 self.settle(trial, true);
             }
@@ -247,16 +252,44 @@ impl Lane {
     }
 
     /// Asks for these points alone and rarely from now on, and never reads over them.
-    pub fn set_alone(&mut self, block: &Block, now: Instant) {
+    /// `fault`: why.
+    pub fn set_alone(&mut self, block: &Block, fault: Fault, now: Instant) {
         for span in &block.points {
             let Some(class) = self.classes.iter().position(|class| class.spans.contains(span)) else { continue };
             self.classes[class].spans.retain(|other| other != span);
             let interval = self.classes[class].interval.max(ALONE_MIN);
-            let alone = Alone { span: *span, class, interval, due: now + interval, waiting: false };
+            let alone = Alone { span: *span, class, interval, due: now + interval, waiting: false, fault };
             self.alone.insert(span.point, alone);
             self.avoid.holes.extend(u32::from(span.address)..span.end());
         }
+        self.learnt = true;
         self.plans.clear();
+    }
+
+    /// The points that are asked for alone, and why.
+    pub fn alone(&self) -> impl Iterator<Item = (u32, Fault)> {
+        self.alone.iter().map(|(point, alone)| (*point, alone.fault))
+    }
+
+    /// The addresses at which one read must end.
+    pub fn cuts(&self) -> impl Iterator<Item = u16> {
+        self.avoid.cuts.iter().copied()
+    }
+
+    /// Takes up what was learnt in an earlier run.
+    pub fn restore(&mut self, refused: &BTreeSet<u32>, cuts: impl Iterator<Item = u16>, now: Instant) {
+        self.avoid.cuts.extend(cuts);
+        let spans = self.classes.iter().flat_map(|class| &class.spans);
+        let known: Vec<Span> = spans.filter(|span| refused.contains(&span.point)).copied().collect();
+        for block in known.into_iter().filter_map(|span| Block::of(vec![span])) {
+            self.set_alone(&block, Fault::IllegalAddress, now);
+        }
+        self.learnt = false;
+    }
+
+    /// Whether something was learnt or unlearnt since this was last asked.
+    pub fn take_learnt(&mut self) -> bool {
+        std::mem::take(&mut self.learnt)
     }
 
     fn reinstate(&mut self, point: u32) {
@@ -265,6 +298,7 @@ impl Lane {
             self.avoid.holes.remove(&address);
         }
         self.classes[alone.class].spans.push(alone.span);
+        self.learnt = true;
         self.plans.clear();
     }
 
@@ -294,6 +328,7 @@ impl Lane {
         self.trials.remove(&id);
         if !explained {
             self.avoid.cuts.insert(boundary);
+            self.learnt = true;
             self.plans.clear();
         }
         if let Some(parent) = parent {

@@ -8,6 +8,7 @@ pub mod device;
 pub(crate) mod fixture;
 pub mod frame;
 pub mod lane;
+pub mod learnt;
 pub mod line;
 pub mod owed;
 pub mod pdu;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::device::Device;
 use super::lane::{self, Kind, Lane, Poll};
+use super::learnt::Learnt;
 use super::pdu::{self, Request};
 use super::spec::BusSpec;
 use super::timing::Timing;
@@ -65,6 +66,8 @@ pub struct Output {
     pub outcomes: Vec<Outcome>,
     /// A device's state changed.
     pub changed: bool,
+    /// What is now known of the devices, where that changed.
+    pub learnt: Option<Learnt>,
 }
 
 /// Figures since they were last taken.
@@ -172,6 +175,17 @@ impl Schedule {
         for lane in &mut self.lanes {
             lane.restart(now.mono);
         }
+        for device in 0..self.devices.len() {
+            self.tell_refused(device, now);
+        }
+    }
+
+    /// Takes up what was learnt in an earlier run: before the link is up.
+    pub fn restore(&mut self, learnt: &Learnt, now: Now) {
+        for (place, lane) in self.lanes.iter_mut().enumerate() {
+            let cuts = learnt.cuts.iter().filter(|(of, _)| *of == place).map(|(_, at)| *at);
+            lane.restore(&learnt.refused, cuts, now.mono);
+        }
     }
 
     /// The line or connection is not there: every point and every command gets that fault.
@@ -213,7 +227,21 @@ impl Schedule {
     }
 
     pub fn take_output(&mut self) -> Output {
+        // Each is to be asked.
+        if self.lanes.iter_mut().fold(false, |learnt, lane| lane.take_learnt() | learnt) {
+            self.output.learnt = Some(self.learnt());
+        }
         std::mem::take(&mut self.output)
+    }
+
+    fn learnt(&self) -> Learnt {
+        let mut learnt = Learnt::nothing(&self.spec);
+        for (place, lane) in self.lanes.iter().enumerate() {
+            let refused = lane.alone().filter(|(_, fault)| *fault == Fault::IllegalAddress);
+            learnt.refused.extend(refused.map(|(point, _)| point));
+            learnt.cuts.extend(lane.cuts().map(|at| (place, at)));
+        }
+        learnt
     }
 
     pub fn counters(&self) -> BusCounters {

@@ -4,11 +4,13 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::sleep_until;
 
 use super::connect::task::{connect, connect_tls, open_serial};
+use super::learnt::Learnt;
 use super::line::task::Line;
 use super::schedule::{Job, Schedule};
 use super::spec::{BusSpec, Framing, Transport};
@@ -45,18 +47,23 @@ pub(super) struct Gone;
 
 /// Serves a bus until `commands` closes or nobody takes the events any more. Every command gets its outcome.
 pub async fn run(spec: BusSpec, bus: BusId, events: Sender<BusEvent>, commands: Receiver<Command>) {
-    run_watched(spec, bus, events, commands, Pulse::new(Now::read())).await;
+    run_watched(spec, None, bus, events, commands, Pulse::new(Now::read())).await;
 }
 
-/// As [`run`]; `pulse` is late where it hangs, on a gateway that takes no events or in itself.
+/// As [`run`]; `kept` is what [`BusEvent::Learnt`] told last of a bus of this name, and `pulse` is late where it hangs, on
+/// a gateway that takes no events or in itself.
 pub async fn run_watched(
     spec: BusSpec,
+    kept: Option<Bytes>,
     bus: BusId,
     events: Sender<BusEvent>,
     commands: Receiver<Command>,
     pulse: Pulse,
 ) {
     let mut driver = Driver::new(spec, bus, events, commands, pulse);
+    if let Some(kept) = kept {
+        driver.schedule.restore(&Learnt::read(&driver.spec, &kept), Now::read());
+    }
     // The gateway has gone or closed the commands: both end the bus alike.
     let _ = driver.serve().await;
     driver.end().await;
@@ -246,6 +253,10 @@ impl Driver {
         let output = self.schedule.take_output();
         for samples in output.samples {
             self.events.send(BusEvent::Samples(self.bus, samples)).await.map_err(|_| Gone)?;
+        }
+        if let Some(learnt) = output.learnt {
+            let kept = Bytes::from(learnt.write());
+            self.events.send(BusEvent::Learnt(self.bus, kept)).await.map_err(|_| Gone)?;
         }
         for outcome in output.outcomes {
             self.events.send(BusEvent::Outcome(self.bus, outcome)).await.map_err(|_| Gone)?;

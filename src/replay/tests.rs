@@ -11,17 +11,17 @@ struct Two {
 }
 
 impl Files for Two {
-    fn read(&self, path: &Path) -> io::Result<String> {
-        let gateway = "[gateway]\nid = 'pi-1'\nmappings = ['m.toml']\nstate_dir = '/nonexistent'\n";
-        Ok(if path.ends_with("m.toml") { self.mapping.clone() } else { gateway.to_owned() })
-    }
-
     fn read_bytes(&self, path: &Path) -> io::Result<Vec<u8>> {
-        fs::read(path)
+        let gateway = "[gateway]\nid = 'pi-1'\nmappings = ['m.toml']\nstate_dir = '/nonexistent'\n";
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("toml") if path.ends_with("m.toml") => Ok(self.mapping.clone().into()),
+            Some("toml") => Ok(gateway.into()),
+            _ => fs::read(path),
+        }
     }
 
-    fn check_readable(&self, _: &Path) -> io::Result<()> {
-        Ok(())
+    fn is_folder(&self, _: &Path) -> bool {
+        false
     }
 
     fn find(&self, _: &Path, _: &str) -> Result<Vec<PathBuf>, String> {

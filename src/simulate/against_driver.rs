@@ -12,6 +12,7 @@ use super::task::{Bench, Speech, open_pty, serve, serve_port};
 use crate::clock::Now;
 use crate::command::{Command, CommandId, Done, NotDone};
 use crate::driver::{BusEvent, BusStatus, DeviceState, LinkState};
+use crate::modbus::connect::task::open_serial;
 use crate::modbus::fixture;
 use crate::modbus::spec::{BusSpec, DataType, Endpoint, Parity, Table, Transport, WriteFunction, WriteSpec};
 use crate::modbus::task::{run, run_over};
@@ -147,23 +148,32 @@ async fn watch(mut events: mpsc::Receiver<BusEvent>, long: Duration) -> (u64, Bu
                 }
             }
             BusEvent::Status(_, status) => last = Some(status),
-            BusEvent::Outcome(..) => {}
+            BusEvent::Outcome(..) | BusEvent::Learnt(..) => {}
         }
     }
     (right, last.expect("a status"))
 }
 
-/// In invented time, over a pipe: many faults in a moment.
-fn survive_in_invented_time(seed: u64, timeout: Duration) -> (u64, BusStatus) {
+/// In invented time.
+fn invented<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    LocalSet::new().block_on(&runtime, async {
+    LocalSet::new().block_on(&runtime, test)
+}
+
+/// Drives devices at the other end of a pipe.
+fn drive_over_a_pipe(spec: BusSpec, registers: Registers, faults: Faults) -> Driven {
+    let (near, far) = tokio::io::duplex(4096);
+    tokio::task::spawn_local(serve(far, Bench::new(registers, faults, Duration::ZERO), Speech::Rtu));
+    let (commands, orders) = mpsc::channel(64);
+    let (tell, events) = mpsc::channel(256);
+    Driven { commands, events, task: tokio::task::spawn_local(run_over(near, spec, BUS, tell, orders)) }
+}
+
+/// Many faults in a moment.
+fn survive_in_invented_time(seed: u64, timeout: Duration) -> (u64, BusStatus) {
+    invented(async {
         let (spec, registers, faults) = telling(20, seed, timeout);
-        let (near, far) = tokio::io::duplex(4096);
-        let bench = Bench::new(registers, faults, Duration::ZERO);
-        tokio::task::spawn_local(serve(far, bench, Speech::Rtu));
-        let (_commands, orders) = mpsc::channel(1);
-        let (tell, events) = mpsc::channel(256);
-        tokio::task::spawn_local(run_over(near, spec, BUS, tell, orders));
+        let Driven { events, commands: _commands, .. } = drive_over_a_pipe(spec, registers, faults);
         watch(events, Duration::from_secs(3_000)).await
     })
 }
@@ -286,7 +296,7 @@ fn an_address_that_the_device_has_not_costs_only_its_own_point() {
 
 #[test]
 fn a_silent_device_is_told_once_and_its_neighbour_goes_on() {
-    local(async {
+    invented(async {
         let mut spec = fixture::serial(115_200, Parity::None);
         spec.timeout = Duration::from_millis(30);
         fixture::point(&mut spec, Table::Holding, 0, DataType::U16, 20);
@@ -294,8 +304,7 @@ fn a_silent_device_is_told_once_and_its_neighbour_goes_on() {
         fixture::point(&mut spec, Table::Holding, 0, DataType::U16, 20);
         let mut registers = Registers::default();
         registers.set(1, Table::Holding, 0, 5);
-        start(Over::Pty, &mut spec, registers, Faults::none()).await;
-        let mut driven = drive(spec);
+        let mut driven = drive_over_a_pipe(spec, registers, Faults::none());
         let offline = |status: &BusStatus| status.devices[1].state == DeviceState::Offline;
         driven.status(offline).await;
         let (mut polls, mut faults) = (0, 0);
@@ -356,5 +365,22 @@ fn every_command_gets_its_outcome_when_the_line_is_not_there_and_when_the_bus_en
             outcomes += u32::from(matches!(event, BusEvent::Outcome(..)));
         }
         assert_eq!(outcomes, 8);
+    });
+}
+
+#[test]
+fn a_port_that_another_holds_and_a_file_that_is_no_port_say_so() {
+    local(async {
+        let (_pty, path) = open_pty().unwrap();
+        let serial = |path: std::path::PathBuf| {
+            let Transport::Serial(serial) = fixture::serial(9_600, Parity::None).transport else { panic!("serial") };
+            crate::modbus::spec::SerialSpec { path, ..serial }
+        };
+        let held = open_serial(&serial(path.clone())).unwrap();
+        let refused = open_serial(&serial(path)).unwrap_err().to_string();
+        assert!(refused.contains("in use by another program"), "{refused}");
+        drop(held);
+        let refused = open_serial(&serial("/etc/passwd".into())).unwrap_err().to_string();
+        assert!(refused.contains("no serial port"), "{refused}");
     });
 }

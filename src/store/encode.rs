@@ -117,6 +117,12 @@ fn write_properties(out: &mut Vec<u8>, properties: &Properties) {
     }
 }
 
+/// Whether these bytes are a segment once a right checksum stands before them.
+pub(super) fn is_segment(behind_checksum: &[u8]) -> bool {
+    let sum = CRC.checksum(behind_checksum).to_le_bytes();
+    messages(&[&[VERSION][..], &sum, behind_checksum].concat()).is_ok()
+}
+
 /// Reads a segment back.
 pub(super) fn messages(body: &[u8]) -> Result<Vec<Stored>, Damage> {
     let (head, rest) = body.split_at_checked(HEAD).ok_or(Damage::Short)?;

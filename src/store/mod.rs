@@ -21,6 +21,12 @@ pub use self::writer::{Destination, Note, Opened, StoreHandle, open};
 use crate::clock::UnixMs;
 use crate::message::Message;
 
+/// Whether these bytes are a segment once a right checksum stands before them: the fuzzer's way past what guards the disk.
+#[doc(hidden)]
+pub fn is_segment(behind_checksum: &[u8]) -> bool {
+    encode::is_segment(behind_checksum)
+}
+
 /// A message's number in the store: rising, given by whoever appends, beginning at [`Opened::next_seq`].
 pub type Seq = u64;
 

@@ -102,10 +102,12 @@ impl Inbox {
     }
 }
 
-/// The message as it is known here, if `accept` asks for it: without the prefix, its expiry made absolute.
+/// The message as it is known here, if `accept` asks for it: without the prefix, its expiry made absolute. What the
+/// gateway and its broker say of themselves nobody above says for them, whatever `accept` covers.
 pub fn accepted(spec: &UplinkSpec, publish: Publish, now: Now) -> Option<Message> {
     let topic = publish.topic.strip_prefix(spec.prefix.as_str())?;
-    if !is_valid_topic(topic) || !spec.accept.iter().any(|filter| filter_matches(filter, topic)) {
+    let reserved = topic.starts_with('$') || spec.own_topics().is_some_and(|own| topic.starts_with(own));
+    if reserved || !is_valid_topic(topic) || !spec.accept.iter().any(|filter| filter_matches(filter, topic)) {
         return None;
     }
     let properties = publish.properties.map(|mut properties| {

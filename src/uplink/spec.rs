@@ -35,6 +35,13 @@ pub struct UplinkSpec {
     pub status_topic: Arc<str>,
 }
 
+impl UplinkSpec {
+    /// `fieldgate/{gateway}/`: what only the gateway itself says.
+    pub fn own_topics(&self) -> Option<&str> {
+        self.status_topic.strip_suffix("status")
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UplinkUrl {
     pub scheme: Scheme,

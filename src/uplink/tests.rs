@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::codec::Publish;
 use super::engine::Engine;
 use super::error::SessionError;
 use super::session::{Published, Session, SessionEvent};
@@ -173,5 +174,33 @@ proptest! {
             }
         }
         prop_assert!(session.take_output(now).len() < 4096);
+    }
+}
+
+#[test]
+fn upstream_never_speaks_for_the_gateway_or_its_broker() {
+    let now = Now::read();
+    let spec = UplinkSpec {
+        accept: vec!["#".into(), "fieldgate/#".into(), "$SYS/#".into()],
+        status_topic: "fieldgate/pi-1/status".into(),
+        ..(*spec(ProtocolVersion::V5, Qos::AtLeastOnce)).clone()
+    };
+    let accepted = |topic: &str| {
+        let publish = Publish {
+            packet_id: None,
+            topic: format!("p/{topic}"),
+            payload: "x".into(),
+            qos: Qos::AtMostOnce,
+            retain: false,
+            properties: None,
+            expiry: None,
+        };
+        super::inbox::accepted(&spec, publish, now).is_some()
+    };
+    for own in ["fieldgate/pi-1/status", "fieldgate/pi-1/device/x", "$SYS/broker/uptime"] {
+        assert!(!accepted(own), "{own}");
+    }
+    for other in ["fieldgate/pi-2/status", "fieldgate/pi-1", "plant/a/set"] {
+        assert!(accepted(other), "{other}");
     }
 }

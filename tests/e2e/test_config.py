@@ -2,10 +2,12 @@
 
 import json
 import re
+import tomllib
 
+import jsonschema
 import pytest
 
-from support.gateway import OPEN_BROKER, command
+from support.gateway import OPEN_BROKER, ROOT, command
 
 GOOD = """
 [[modbus]]
@@ -209,6 +211,34 @@ def test_schema_prints_a_json_schema(which):
     schema = json.loads(done.stdout)
     assert "$schema" in schema
     assert ("broker" if which == "gateway" else "modbus") in json.dumps(schema.get("properties", {}))
+
+
+SHIPPED = {
+    "gateway": ["systemd/fieldgate.toml"],
+    "mapping": ["mappings/*.toml", "mappings/can/*.toml", "mappings/profiles/*.toml"],
+}
+NOT_IN_THE_SCHEMA = {
+    "gateway": ["[brokr]", "[store]\ncommit_ms = 0", '[[uplink]]\nname = "a"'],
+    "mapping": [
+        '[[modbus]]\nname = "b"\ntcp = "h"\nbuad = 1',
+        '[[point]]\nname = "p"\nholding = 1\n[[modbus]]\nname = "b"\ntcp = "h"',
+        '[[test]]\nname = "t"\nexpect = [{ point = "p", value = 1 }]',
+    ],
+}
+
+
+@pytest.mark.parametrize("which", ["gateway", "mapping"])
+def test_the_schema_knows_the_shipped_files_and_refuses_wrong_ones(which):
+    schema = json.loads(command("schema", which).stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    files = [file for pattern in SHIPPED[which] for file in ROOT.glob(pattern)]
+    assert files
+    for file in files:
+        found = [f"{list(error.path)}: {error.message}" for error in validator.iter_errors(tomllib.loads(file.read_text()))]
+        assert not found, f"{file}: {found}"
+    for wrong in NOT_IN_THE_SCHEMA[which]:
+        assert list(validator.iter_errors(tomllib.loads(wrong))), wrong
 
 
 def test_a_profile_gives_a_device_its_points(gateway):

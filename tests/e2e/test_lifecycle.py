@@ -256,6 +256,22 @@ def test_a_second_demo_takes_the_next_free_port(ends):
     assert first.alive and second.alive
 
 
+def test_demos_started_at_the_same_moment_each_find_their_ports_and_leave_no_folder(ends, tmp_path):
+    processes = [Process([binary(), "demo"], env={"TMPDIR": str(tmp_path)}) for _ in range(4)]
+    for process in processes:
+        ends.add(process.kill)
+    ports = set()
+    for process in processes:
+        line = process.wait_for_line("a mosquitto_sub line", lambda line: "mosquitto_sub" in line, timeout=30)
+        ports.add(re.search(r"-p (\d+)", line).group(1))
+    assert len(ports) == 4
+    assert len(list(tmp_path.iterdir())) == 4
+    for process in processes:
+        process.signal(signal.SIGTERM)
+    assert [process.wait(10) for process in processes] == [0] * 4
+    assert not list(tmp_path.iterdir())
+
+
 def test_simulate_stands_in_for_the_devices_of_a_configuration(gateway, client, ends):
     mapping = f'[[modbus]]\nname = "bus"\ntcp = "127.0.0.1:{free_port()}"\n' + device([POINT, SECOND])
     made = gateway(mapping=mapping)

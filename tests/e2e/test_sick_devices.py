@@ -1,9 +1,5 @@
-"""Devices that misbehave byte by byte: what they do costs their neighbours next to nothing, and no value is ever
-another register's (sections 1 and 9, P5 and P6)."""
+"""Devices that misbehave byte by byte, and are read all the same (section 9)."""
 
-import os
-import random
-import threading
 import time
 from collections import Counter
 
@@ -85,67 +81,34 @@ def test_a_peer_that_closes_idle_connections_is_no_fault(gateway, client, raw):
     assert line.connections >= 3
 
 
-SICK = ["dead", "slow", "very slow", "babbling", "mute halfway"]
-TIMEOUT, INTERVAL = 0.2, 0.2
+def test_an_address_that_a_device_has_not_is_kept_over_a_restart_and_forgotten_with_the_mapping(gateway, client, raw):
+    def behave(call):
+        hole = call.address <= 3 < call.address + call.count
+        return [call.frame(call.exception(2)) if hole else right(call)]
 
+    line = raw("tcp", behave)
 
-class SickLine:
-    """A serial line with ten units, of which the tenth falls sick on request."""
+    def asked_for_the_hole(calls):
+        return [call for call in calls if call.address <= 3 < call.address + call.count]
 
-    def __init__(self, place, sickness):
-        self.base, self.sickness, self.well = place * 10, sickness, True
-        self._random = random.Random(place)
-        self.line = None
+    def run(points):
+        said = [f'name = "p{address}"\nholding = {address}\ntype = "u16"' for address in points]
+        started.write_mapping(line.bus() + device(said, name="d1"))
+        line.calls.clear()
+        started.start()
+        listener = client(started)
+        listener.subscribe("gw/#")
+        for address in points:
+            if address == 3:
+                fault = listener.wait_for("gw/d1/p3", lambda m: m.json["value"] is None)
+                assert fault.json["fault"] == "illegal_address"
+            else:
+                listener.wait_for_count(f"gw/d1/p{address}", 2)
+        time.sleep(0.5)
+        started.terminate()
+        return asked_for_the_hole(list(line.calls))
 
-    @property
-    def units(self):
-        return range(self.base + 1, self.base + 11)
-
-    def mapping(self):
-        text = self.line.bus(name=f"line{self.base}", timeout_ms=int(TIMEOUT * 1000), retries=1)
-        every = int(INTERVAL * 1000)
-        return text + "".join(device([point(0)], unit=n, name=f"d{n}", interval=every) for n in self.units)
-
-    def behave(self, call):
-        if call.unit != self.units[-1] or self.well:
-            return [right(call)]
-        match self.sickness:
-            case "slow":
-                self._later(right(call), TIMEOUT * 1.4)
-            case "very slow":
-                self._later(right(call), TIMEOUT * 6)
-            case "babbling":
-                return [self._random.randbytes(60)]
-            case "mute halfway":
-                return [right(call)[:4]]
-        return []
-
-    def _later(self, frame, delay):
-        timer = threading.Timer(delay, lambda: os.write(self.line._near, frame))
-        timer.daemon = True
-        timer.start()
-
-
-def test_nine_neighbours_on_a_line_keep_their_polls_beside_a_sick_tenth(gateway, client, raw):
-    lines = [SickLine(place, sickness) for place, sickness in enumerate(SICK)]
-    for line in lines:
-        line.line = raw("rtu", line.behave)
-    _, listener = running(gateway, client, "".join(line.mapping() for line in lines))
-    for line in lines:
-        listener.wait_for_count(f"gw/d{line.units[-1]}/p0", 2)
-        line.well = False
-    for line in lines:
-        listener.wait_for(f"gw/d{line.units[-1]}/p0", lambda m: m.json["value"] is None)
-    begun, length = time.monotonic() + 1, 12.0
-    until("a window of polls", lambda: time.monotonic() > begun + length + INTERVAL, timeout=length + 5)
-    came = values(listener)
-    for line in lines:
-        for unit in line.units[:-1]:
-            count = sum(begun <= at < begun + length for at in came[unit, 0])
-            share = (count + 1) * INTERVAL / length
-            assert share >= 0.98, f"{line.sickness}: unit {unit} kept {share:.1%} of its polls"
-        line.well = True
-    listener.clear()
-    for line in lines:
-        listener.wait_for(f"gw/d{line.units[-1]}/p0", lambda m: m.json["value"] is not None, timeout=13)
-    values(listener)
+    started = gateway()
+    assert run(range(6))
+    assert not run(range(6))
+    assert run(range(7))

@@ -235,6 +235,23 @@ def test_a_retained_command_above_is_refused_at_every_start(gateway, client, clo
     assert server.writes() == []
 
 
+def test_upstream_cannot_speak_for_the_gateway(gateway, client, cloud):
+    keys = 'accept = ["fieldgate/#", "other/#"]'
+    started = gateway(BROKER + uplink(cloud.port, keys)).start()
+    listener = listener_on(client, started)
+    above = listener_on(client, cloud, "fieldgate/gw/status")
+    wait_online(above)
+    listener.clear()
+    above.publish("fieldgate/gw/status", "offline", retain=True)
+    above.publish("fieldgate/gw/device/meter", "{}")
+    above.publish("other/x", "passes")
+    listener.wait_for("other/x")
+    assert not [m for m in listener.all() if m.text in ("offline", "{}")]
+    late = client(started)
+    late.subscribe("fieldgate/gw/status")
+    assert late.wait_for("fieldgate/gw/status").text == "online"
+
+
 def test_overlapping_forward_and_accept_make_no_loop(gateway, client, cloud):
     above = listener_on(client, cloud)
     started = gateway(BROKER + uplink(cloud.port, 'accept = ["plant/#"]', forward='["plant/#", "up/#"]')).start()

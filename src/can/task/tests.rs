@@ -95,7 +95,7 @@ impl Rig {
         loop {
             match self.events.recv().await.unwrap() {
                 BusEvent::Samples(BUS, samples) => return samples,
-                BusEvent::Samples(..) | BusEvent::Outcome(..) | BusEvent::Status(..) => {}
+                BusEvent::Samples(..) | BusEvent::Outcome(..) | BusEvent::Status(..) | BusEvent::Learnt(..) => {}
             }
         }
     }

@@ -10,6 +10,7 @@ use super::Context;
 use super::access::access;
 use super::gateway::bind;
 use super::names::NameOf;
+use super::pem;
 use crate::broker::spec::{BrokerSpec, Limits, ListenerSpec, ListenerTls, ListenerTransport, UserSpec};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::reader::Table;
@@ -64,8 +65,8 @@ fn listener(table: &Table<'_>, file: &Path, cx: &Context<'_>) -> Option<Listener
         _ => ListenerTransport::Tcp,
     };
     let tls = table.table("tls", &cx.report).and_then(|tls| {
-        let (cert, key) = (cx.file(&tls, "cert", file), cx.file(&tls, "key", file));
-        let client_ca = cx.file(&tls, "client_ca", file);
+        let (cert, key) = pem::identity(&tls, ("cert", "key"), file, cx);
+        let client_ca = pem::authorities(&tls, "client_ca", file, cx);
         Some(ListenerTls { cert: cert?, key: key?, client_ca })
     });
     Some(ListenerSpec { bind: bind(table, "127.0.0.1:1883", cx)?, transport, tls })

@@ -69,6 +69,12 @@ pub(super) fn mapping_files(
             }
             Ok(found) if found.is_empty() && !pattern.contains(['*', '?', '[']) => {
                 let path = cx.beside(file, pattern);
+                if cx.files.is_folder(&path) {
+                    let found = format!("{} is a folder, not a mapping file", path.display());
+                    let help = format!("write `mappings = [\"{}/*.toml\"]` instead", pattern.trim_end_matches('/'));
+                    cx.report.error(place, found, help);
+                    continue;
+                }
                 let found = format!("the mapping file {} does not exist", path.display());
                 cx.report.error(place, found, "create it, or correct the path, which is relative to this file");
             }

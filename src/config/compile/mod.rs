@@ -8,6 +8,7 @@ mod gateway;
 mod modbus;
 mod names;
 mod numbers;
+mod pem;
 mod point;
 mod profile;
 mod tests_table;
@@ -15,6 +16,7 @@ mod transport;
 mod uplink;
 mod write;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -70,33 +72,32 @@ impl<'e> Context<'e> {
         self.env.working_directory.join(by.parent().unwrap_or(Path::new(""))).join(name)
     }
 
-    /// The file that the key names, which must be readable.
-    fn file(&self, table: &Table<'_>, key: &str, by: &Path) -> Option<PathBuf> {
-        let path = self.beside(by, table.text(key)?);
-        self.must_be_readable(&path, table.place(key), key);
-        Some(path)
-    }
-
-    fn must_be_readable(&self, path: &Path, place: &Place, key: &str) {
-        if let Err(error) = self.files.check_readable(path) {
-            let found = format!("`{key}` names {}, which cannot be read: {error}", path.display());
-            self.report.error(place, found, "put the file there with read permission, or correct the path");
-        }
+    fn unreadable(&self, path: &Path, error: &io::Error, place: &Place, key: &str) {
+        let found = format!("`{key}` names {}, which cannot be read: {error}", path.display());
+        self.report.error(place, found, "put the file there with read permission, or correct the path");
     }
 
     fn parse(&self, path: &Path) -> (Arc<str>, Option<Node>) {
         let file: Arc<str> = path.display().to_string().into();
-        let node = match self.files.read(path) {
-            Ok(text) => document::parse(&file, &text, &self.report),
+        let node = self.parse_bytes(&file, self.files.read_bytes(path));
+        (file, node)
+    }
+
+    fn parse_bytes(&self, file: &Arc<str>, bytes: io::Result<Vec<u8>>) -> Option<Node> {
+        match bytes {
+            Ok(bytes) => document::parse_bytes(file, &bytes, &self.report),
             Err(error) => {
-                let found = format!("the file cannot be read: {error}");
-                let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
-                let advice = if denied { "run this with sudo, or correct its permissions" } else { "correct its path" };
-                self.report.error(&Place::start_of(&file), found, advice);
+                let mends = [
+                    (io::ErrorKind::NotFound, "create it, or correct its path"),
+                    (io::ErrorKind::PermissionDenied, "run this with sudo, or correct its permissions"),
+                    (io::ErrorKind::FileTooLarge, "write several files instead"),
+                ];
+                let mend =
+                    mends.iter().find(|(kind, _)| *kind == error.kind()).map_or("correct its path", |(_, mend)| mend);
+                self.report.error(&Place::start_of(file), format!("the file cannot be read: {error}"), mend);
                 None
             }
-        };
-        (file, node)
+        }
     }
 }
 

@@ -61,14 +61,7 @@ fn read(name: &str, mapping_file: &Path, place: &Place, cx: &Context<'_>) -> Opt
         return None;
     };
     let file: Arc<str> = found.file.into();
-    match found.text {
-        Ok(text) => document::parse(&file, &text, &cx.report),
-        Err(error) => {
-            let found = format!("the file cannot be read: {error}");
-            cx.report.error(&Place::start_of(&file), found, "correct its permissions");
-            None
-        }
-    }
+    cx.parse_bytes(&file, found.bytes)
 }
 
 /// The profile's points, with its tables checked.
@@ -144,16 +137,12 @@ pub fn compile_profile(file: &str, toml: &str) -> Outcome {
 struct NoFiles;
 
 impl Files for NoFiles {
-    fn read(&self, _: &Path) -> io::Result<String> {
-        Err(io::ErrorKind::NotFound.into())
-    }
-
     fn read_bytes(&self, _: &Path) -> io::Result<Vec<u8>> {
         Err(io::ErrorKind::NotFound.into())
     }
 
-    fn check_readable(&self, _: &Path) -> io::Result<()> {
-        Err(io::ErrorKind::NotFound.into())
+    fn is_folder(&self, _: &Path) -> bool {
+        false
     }
 
     fn find(&self, _: &Path, _: &str) -> Result<Vec<PathBuf>, String> {

@@ -49,7 +49,11 @@ fn frame_test(table: &Table<'_>, buses: &[BusPlan], cx: &Context<'_>) -> Option<
     let bus = match table.text("bus") {
         Some(name) => {
             let found = can.iter().copied().find(|at| **buses[*at].name() == *name);
-            if found.is_none() {
+            if found.is_none() && buses.iter().any(|bus| **bus.name() == *name) {
+                let found = format!("`frame` stands at a test of `{name}`, which is a Modbus bus");
+                let help = "write `registers = { device = \"…\", holding = 0, words = [1] }`, or name a `[[can]]`";
+                cx.report.error(table.key_place("frame"), found, help);
+            } else if found.is_none() {
                 let names = can.iter().map(|at| &**buses[*at].name());
                 missing(table, "bus", NameOf::Bus, &did_you_mean(name, names), cx);
             }
@@ -111,6 +115,12 @@ fn find(table: &Table<'_>, registers: &Table<'_>, buses: &[BusPlan], cx: &Contex
     {
         let names = buses.iter().map(|plan| &**plan.name());
         missing(table, "bus", NameOf::Bus, &did_you_mean(bus, names), cx);
+        return None;
+    }
+    let can = |plan: &BusPlan| matches!(plan.driver, DriverSpec::Can(_)) && bus_name == Some(&**plan.name());
+    if buses.iter().any(can) {
+        let found = format!("`registers` stands at a test of `{}`, which is a CAN bus", bus_name.unwrap_or_default());
+        cx.report.error(table.key_place("registers"), found, "write, say, `frame = \"3E9#00002EE0\"`");
         return None;
     }
     let device = registers.text("device")?;

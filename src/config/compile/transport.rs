@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::Context;
 use super::names::NameOf;
+use super::pem;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::reader::Table;
 use crate::modbus::spec::{Endpoint, Framing, Parity, SerialSpec, TlsSpec, Transport};
@@ -85,7 +86,7 @@ fn serial(table: &Table<'_>, cx: &Context<'_>) -> Option<SerialSpec> {
 }
 
 fn tls(table: &Table<'_>, file: &Path, cx: &Context<'_>) -> Option<TlsSpec> {
-    let (cert, key) = (cx.file(table, "cert", file), cx.file(table, "key", file));
+    let (cert, key) = pem::identity(table, ("cert", "key"), file, cx);
     for (one, other) in [("cert", "key"), ("key", "cert")] {
         if table.has(one) && !table.has(other) {
             cx.report.error(
@@ -95,7 +96,7 @@ fn tls(table: &Table<'_>, file: &Path, cx: &Context<'_>) -> Option<TlsSpec> {
             );
         }
     }
-    Some(TlsSpec { ca: cx.file(table, "ca", file)?, cert, key })
+    Some(TlsSpec { ca: pem::authorities(table, "ca", file, cx)?, cert, key })
 }
 
 fn endpoint(table: &Table<'_>, key: &str, default_port: Option<u16>, cx: &Context<'_>) -> Option<Endpoint> {

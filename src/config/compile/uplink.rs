@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use super::Context;
 use super::access::{fill, filters};
-use super::names::NameOf;
+use super::names::{NameOf, shown};
+use super::pem;
 use super::transport::host_and_port;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::reader::Table;
+use crate::config::template;
 use crate::hub::topics;
 use crate::message::Qos;
 use crate::store::{QueueSpec, WhenFull};
@@ -44,6 +46,7 @@ fn uplink(table: &Table<'_>, file: &Path, cx: &Context<'_>) -> Option<UplinkSpec
             help,
         );
     }
+    check_ways(table, &values, cx);
     let prefix = prefix(table, cx);
     let url = table.text("url").and_then(|url| self::url(url, table, cx));
     let version = if table.integer("version") == Some(4) { ProtocolVersion::V311 } else { ProtocolVersion::V5 };
@@ -54,7 +57,7 @@ fn uplink(table: &Table<'_>, file: &Path, cx: &Context<'_>) -> Option<UplinkSpec
         let found = "`password_file` stands without `username`, which MQTT 3.1.1 does not allow";
         cx.report.error(table.key_place("password_file"), found, "add `username`");
     }
-    let ca = cx.file(table, "ca", file);
+    let ca = pem::authorities(table, "ca", file, cx);
     let client_cert = client_cert(table, file, cx);
     if let Some(url) = &url {
         check_tls(table, url, cx);
@@ -79,6 +82,36 @@ fn uplink(table: &Table<'_>, file: &Path, cx: &Context<'_>) -> Option<UplinkSpec
         drain_per_sec: table.unsigned("drain_per_sec"),
         status_topic: format!("fieldgate/{}/status", cx.gateway_id).into(),
     })
+}
+
+/// What stands in `forward` or `accept` and yet never passes.
+fn check_ways(table: &Table<'_>, values: &[(&str, &str)], cx: &Context<'_>) {
+    let ways = |key| {
+        let filled = table.texts(key).into_iter();
+        filled.filter_map(|(text, place)| Some((template::expand(text, values).ok()?, place))).collect::<Vec<_>>()
+    };
+    let accept = ways("accept");
+    for (forward, place) in ways("forward") {
+        if let Some((wider, _)) = accept.iter().find(|(accept, _)| topics::covers(accept, &forward)) {
+            let found = format!(
+                "`{}` never goes up: `accept` takes `{}` from upstream, and what is taken from there does not go back",
+                shown(&forward),
+                shown(wider)
+            );
+            cx.report.warning(
+                place,
+                found,
+                "write an `accept` that names commands alone, say `plant/{gateway}/+/+/set`",
+            );
+        }
+    }
+    let own = format!("fieldgate/{}/#", cx.gateway_id);
+    for (accept, place) in &accept {
+        if accept.starts_with('$') || topics::covers(&own, accept) {
+            let found = format!("`{}` is never taken from upstream: these topics are the gateway's own", shown(accept));
+            cx.report.warning(place, found, "remove it");
+        }
+    }
 }
 
 fn queue(table: &Table<'_>) -> QueueSpec {
@@ -116,14 +149,28 @@ fn client_id(table: &Table<'_>, cx: &Context<'_>) -> String {
 fn password_file(table: &Table<'_>, file: &Path, cx: &Context<'_>) -> Option<PathBuf> {
     let name = table.text("password_file")?;
     let credential = cx.env.credentials_directory.as_ref().filter(|_| !name.contains('/')).map(|dir| dir.join(name));
-    if let Some(credential) = credential.filter(|path| cx.files.check_readable(path).is_ok()) {
-        return Some(credential);
+    let (path, text) = match credential.map(|path| (cx.files.read_bytes(&path), path)) {
+        Some((Ok(text), path)) => (path, Ok(text)),
+        Some((Err(_), _)) | None => {
+            let path = cx.beside(file, name);
+            let text = cx.files.read_bytes(&path);
+            (path, text)
+        }
+    };
+    let place = table.place("password_file");
+    match text {
+        Err(error) => cx.unreadable(&path, &error, place, "password_file"),
+        Ok(text) if text.trim_ascii().is_empty() => {
+            let found = format!("`password_file` names {}, which is empty", path.display());
+            cx.report.error(place, found, "write the password into it, alone on its line");
+        }
+        Ok(_) => {}
     }
-    cx.file(table, "password_file", file)
+    Some(path)
 }
 
 fn client_cert(table: &Table<'_>, file: &Path, cx: &Context<'_>) -> Option<(PathBuf, PathBuf)> {
-    let (cert, key) = (cx.file(table, "client_cert", file), cx.file(table, "client_key", file));
+    let (cert, key) = pem::identity(table, ("client_cert", "client_key"), file, cx);
     for (one, other) in [("client_cert", "client_key"), ("client_key", "client_cert")] {
         if table.has(one) && !table.has(other) {
             cx.report.error(

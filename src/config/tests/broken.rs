@@ -72,6 +72,13 @@ fn an_uplink_that_is_wrong_is_named_with_its_place() {
             ],
         ),
         (
+            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nforward = ['plant/a/#', 'x']\naccept = ['plant/#', 'fieldgate/{gateway}/status']",
+            &[
+                "4:12: warning: `plant/a/#` never goes up: `accept` takes `plant/#` from upstream",
+                "5:22: warning: `fieldgate/pi-1/status` is never taken from upstream",
+            ],
+        ),
+        (
             "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nforward = ['#']\nprefix = '+/'\nclient_id = ''",
             &["5:10: error: `prefix` cannot begin a topic", "6:13: error: `client_id` is empty"],
         ),

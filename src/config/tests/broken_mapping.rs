@@ -281,3 +281,16 @@ fn a_key_as_long_as_the_file_does_not_make_a_message_as_long() {
     let outcome = files("", &format!("{} = 1", "k".repeat(1 << 20))).compile();
     assert!(outcome.diagnostics[0].to_string().len() < 2_000);
 }
+
+#[test]
+fn a_test_that_brings_what_its_bus_does_not_speak_is_a_mistake() {
+    let signal = "[[can.signal]]\nname = 's'\nid = 1\nstart_bit = 0\nlength = 8\n";
+    let frame =
+        "[[test]]\nname = 't'\nbus = 'b'\nframe = '001#05'\nexpect = [{ topic = '{gateway}/v/s', value = 5 }]\n";
+    let on_modbus =
+        files("", &format!("{POINT}holding = 0\n[[can]]\nname = 'v'\ninterface = 'can0'\n{signal}{frame}")).compile();
+    assert_lines(&on_modbus, &["mappings/m.toml:20:1: error: `frame` stands at a test of `b`, which is a Modbus bus"]);
+    let registers = "[[test]]\nname = 't'\nbus = 'v'\nregisters = { device = 'v', holding = 0, words = [1] }\nexpect = [{ topic = '{gateway}/v/s', value = 5 }]\n";
+    let on_can = files("", &format!("[[can]]\nname = 'v'\ninterface = 'can0'\n{signal}{registers}")).compile();
+    assert_lines(&on_can, &["mappings/m.toml:12:1: error: `registers` stands at a test of `v`, which is a CAN bus"]);
+}

@@ -56,13 +56,16 @@ fn drive_rts(path: &Path) -> io::Result<serial2::SerialPort> {
 
 fn explain(path: &Path, error: &io::Error) -> io::Error {
     let path = path.display();
-    let busy = error.to_string().contains("busy") || error.to_string().contains("exclusive");
-    let text = if error.kind() == io::ErrorKind::NotFound {
+    let said = error.to_string().to_lowercase();
+    // First, as the library calls a port that another program holds one that is not there.
+    let text = if said.contains("busy") || said.contains("exclusive") {
+        format!("{path} is in use by another program: stop that one first")
+    } else if said.contains("typewriter") || said.contains("inappropriate ioctl") {
+        format!("{path} is no serial port: is the path right?")
+    } else if error.kind() == io::ErrorKind::NotFound {
         format!("{path} is not there: is the adapter plugged in, and the path right?")
     } else if error.kind() == io::ErrorKind::PermissionDenied {
         format!("{path} may not be opened: add the user to the group that owns it (dialout), or correct its mode")
-    } else if busy {
-        format!("{path} is in use by another program: stop that one first")
     } else {
         format!("{path}: {error}")
     };

@@ -154,7 +154,16 @@ impl Schedule {
             for lane in self.lanes.iter_mut().filter(|lane| lane.device == device) {
                 lane.restart(now.mono);
             }
+            self.tell_refused(device, now);
         }
+    }
+
+    /// Points that are rarely asked for, because their device refuses them, say so as soon as it is there.
+    pub(super) fn tell_refused(&mut self, device: usize, now: Now) {
+        let of_device = self.lanes.iter().filter(|lane| lane.device == device);
+        let samples =
+            of_device.flat_map(|lane| lane.alone()).map(|(point, fault)| self.fault_of(point, fault, now)).collect();
+        self.tell(samples);
     }
 
     fn step(&mut self, next: Option<Next>, now: Now) {
@@ -231,7 +240,7 @@ impl Schedule {
         } else if fault != Fault::Timeout {
             self.devices[device].babbles()
         } else if self.devices[device].silent(key(poll)) == Silence::Block {
-            self.lanes[poll.lane].set_alone(&poll.block, now.mono);
+            self.lanes[poll.lane].set_alone(&poll.block, fault, now.mono);
             false
         } else {
             true
