@@ -27,6 +27,8 @@ use crate::store::{DestId, Op};
 pub(crate) const TOPIC_ALIAS_MAX: u16 = 16;
 /// A connection that has this many bytes unwritten gets no more messages until the socket took some.
 pub(crate) const CHOKE_BYTES: usize = 256 * 1024;
+/// Bytes of packets taken from a connection before what they cause is handed out: much may have come while it was held.
+const FRAME_BYTES_AT_ONCE: usize = 128 * 1024;
 /// Answers beyond that for a client that writes and never reads.
 const UNREAD_ANSWERS_MAX: usize = 1 << 20;
 
@@ -108,7 +110,7 @@ pub struct Broker {
     pub(crate) dirty: VecDeque<ConnId>,
     /// Connections to be closed once their `out` is sent.
     pub(crate) closing: VecDeque<(ConnId, OutBuffer, Reason)>,
-    /// Connections that nothing holds any more and that are to go on.
+    /// Connections that nothing holds any more, or of which enough was taken at once, and that are to go on.
     pub(crate) released: VecDeque<ConnId>,
     /// Bytes that wait in the queues of all sessions.
     pub(crate) ledger: Ledger,
@@ -157,13 +159,18 @@ impl Broker {
             Input::PasswordChecked { conn, ok } => self.password_checked(now, conn, ok),
             Input::Loaded { dest, read, rows, more } => self.loaded(now, dest, read, rows, more),
         }
-        self.go_on(now);
     }
 
     /// What is to be done next, in order; `None`: nothing more for now.
-    pub fn poll_output(&mut self) -> Option<Output> {
-        if let Some(output) = self.outputs.pop_front() {
-            return Some(output);
+    pub fn poll_output(&mut self, now: Now) -> Option<Output> {
+        loop {
+            if let Some(output) = self.outputs.pop_front() {
+                return Some(output);
+            }
+            // Only when what came before has reached its subscribers is it clear who has to wait.
+            if !self.go_on(now) {
+                break;
+            }
         }
         while let Some(&conn) = self.dirty.front() {
             if let Some(state) = self.conns.get_mut(&conn) {
@@ -210,7 +217,6 @@ impl Broker {
                 Timer::Pace(session) => self.judge_pace(now, session),
             }
         }
-        self.go_on(now);
     }
 
     /// The gateway stops: every client is told and closed. Wills come out as [`Output::Publish`]; durable sessions stay in the store.
@@ -225,7 +231,6 @@ impl Broker {
     /// The store's answer to a `Publish` or a `Barrier`. A late one, of a connection that is gone, is taken too.
     pub fn acknowledge(&mut self, now: Now, token: AckToken, result: Result<(), Refusal>) {
         self.settle(now, token, result);
-        self.go_on(now);
     }
 
     pub(crate) fn store(&mut self, op: Op) {
@@ -305,8 +310,14 @@ impl Broker {
     /// Takes every whole packet; what is left waits for more bytes.
     pub(crate) fn frames(&mut self, now: Now, conn: ConnId, mut data: Bytes) {
         let max = self.spec.limits.max_packet_bytes as usize;
+        let mut left = FRAME_BYTES_AT_ONCE;
         loop {
             let Some(state) = self.conns.get_mut(&conn) else { return };
+            if left == 0 && !data.is_empty() {
+                state.input.extend_from_slice(&data);
+                self.released.push_back(conn);
+                break;
+            }
             let version = match state.state {
                 State::Open { .. } => Some(state.version),
                 State::AwaitConnect => None,
@@ -325,6 +336,7 @@ impl Broker {
                 }
                 Err(reason) => return self.fail(now, conn, reason),
             };
+            left = left.saturating_sub(length);
             let frame = data.split_to(length);
             match decode::packet(&frame, version) {
                 Ok(packet) => self.packet(now, conn, packet),
