@@ -107,7 +107,11 @@ impl Broker {
                 self.reply_stored(key, Reply::Pubcomp(id));
             }
             None => {
-                self.reply(key, Reply::Pubcomp(id), Some(Reason::PacketIdentifierNotFound as u8));
+                // After a reconnect it is the answer to the first PUBREL that was lost (3.7.2.1): some clients take 0x92 for a failure of
+                // their message.
+                let recovers = self.conns.get(&conn).is_some_and(|state| state.resumed);
+                let code = if recovers { 0 } else { Reason::PacketIdentifierNotFound as u8 };
+                self.reply(key, Reply::Pubcomp(id), Some(code));
             }
         }
     }

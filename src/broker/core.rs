@@ -55,6 +55,8 @@ pub(crate) struct Conn {
     /// What the client takes: largest packet, QoS 1 and 2 messages under way.
     pub(crate) max_packet_bytes: usize,
     pub(crate) window: usize,
+    /// It took up a session that was there.
+    pub(crate) resumed: bool,
 }
 
 pub(crate) enum State {
@@ -266,6 +268,7 @@ impl Broker {
             own_aliases: Aliases::default(),
             max_packet_bytes: usize::MAX,
             window: 1,
+            resumed: false,
         };
         self.conns.insert(conn, state);
     }
@@ -325,7 +328,12 @@ impl Broker {
             let frame = data.split_to(length);
             match decode::packet(&frame, version) {
                 Ok(packet) => self.packet(now, conn, packet),
-                Err(reason) => return self.fail(now, conn, reason),
+                Err(reason) => {
+                    if version.is_none() && decode::asks_for_v5(&frame) {
+                        state.version = Version::V5;
+                    }
+                    return self.fail(now, conn, reason);
+                }
             }
         }
         self.mark_dirty(conn);
@@ -381,8 +389,9 @@ impl Broker {
         self.counters.protocol_errors += u64::from(broken.contains(&reason));
         if answering {
             self.counters.connections_refused += 1;
-            // What is no CONNECT gets no CONNACK (3.1.4); a client that said nothing neither.
+            // What is no CONNECT gets no CONNACK (3.1.4), nor a client that said nothing, nor a broken one of 3.1.1, which has no code for it.
             let silent = matches!(state.state, State::AwaitConnect)
+                && state.version == Version::V4
                 && matches!(reason, Reason::ProtocolError | Reason::MalformedPacket | Reason::KeepAliveTimeout);
             let version = if reason == Reason::UnsupportedNew { Version::V5 } else { state.version };
             if !silent {

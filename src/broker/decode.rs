@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mqtt_protocol_core::mqtt::packet::{MqttString, Properties as PropertyList, PropertiesParse, Property, SubEntry};
+use mqtt_protocol_core::mqtt::packet::{
+    MqttBinary, MqttString, Properties as PropertyList, PropertiesParse, Property, SubEntry,
+};
 use mqtt_protocol_core::mqtt::packet::{v3_1_1, v5_0};
 use mqtt_protocol_core::mqtt::result_code::MqttError;
 
@@ -134,15 +136,39 @@ fn connect_v4(body: &Bytes) -> Result<Packet, Reason> {
     })))
 }
 
+/// The version that a first packet asks for, where it is a CONNECT of MQTT 5: whatever else is wrong with it is told in a CONNACK.
+pub(crate) fn asks_for_v5(frame: &[u8]) -> bool {
+    let body = frame.iter().skip(1).position(|byte| byte & 0x80 == 0).and_then(|place| frame.get(place + 2..));
+    frame.first() == Some(&0x10) && body.is_some_and(|body| body.starts_with(b"\0\x04MQTT\x05"))
+}
+
+const USER_FLAG: u8 = 0x80;
+const PASSWORD_FLAG: u8 = 0x40;
+
+/// A CONNECT and its password, which may stand without a user name (3.1.2.9). That the library refuses, so it does not see it.
+fn connect_and_password(body: &Bytes) -> Result<(v5_0::Connect, Option<Bytes>), Reason> {
+    let flags = body.get(7).copied().unwrap_or_default();
+    if flags & (USER_FLAG | PASSWORD_FLAG) != PASSWORD_FLAG {
+        let parsed = exact(v5_0::Connect::parse(body), body)?;
+        let password = parsed.password().map(Bytes::copy_from_slice);
+        return Ok((parsed, password));
+    }
+    let mut rest = body.to_vec();
+    rest[7] &= !PASSWORD_FLAG;
+    let (parsed, used) = v5_0::Connect::parse(&rest).map_err(reason)?;
+    let password = exact(MqttBinary::decode(&rest[used..]), &rest[used..])?;
+    Ok((parsed, Some(Bytes::copy_from_slice(password.as_slice()))))
+}
+
 fn connect_v5(body: &Bytes) -> Result<Packet, Reason> {
-    let parsed = exact(v5_0::Connect::parse(body), body)?;
+    let (parsed, password) = connect_and_password(body)?;
     let mut connect = Connect {
         version: Version::V5,
         client: text(parsed.client_id())?.into(),
         clean_start: parsed.clean_start(),
         keep_alive_secs: parsed.keep_alive(),
         user: parsed.user_name().map(text).transpose()?.map(Into::into),
-        password: parsed.password().map(Bytes::copy_from_slice),
+        password,
         will: None,
         session_expiry_secs: Some(0),
         receive_maximum: u16::MAX,

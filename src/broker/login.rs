@@ -250,6 +250,7 @@ impl Broker {
         let Some(state) = self.conns.get_mut(&conn) else { return };
         state.keep_alive = (keep_alive_secs > 0).then(|| Duration::from_millis(u64::from(keep_alive_secs) * 1500));
         state.max_packet_bytes = usize::try_from(connect.max_packet_bytes).unwrap_or(usize::MAX);
+        state.resumed = present;
         state.window = usize::from(connect.receive_maximum.min(limits.max_in_flight)).max(1);
         if connect.version == Version::V5 {
             state.aliases = vec![None; usize::from(TOPIC_ALIAS_MAX)];

@@ -23,6 +23,9 @@ const PERIOD: Duration = Duration::from_millis(250);
 /// What it must take in one period to be waited for: a thousand messages or a mebibyte a second.
 const PACE_MESSAGES: usize = 250;
 const PACE_BYTES: usize = 256 * 1024;
+/// Periods in a row that a slow one must keep the pace in before it is waited for again: a socket takes much at once now and then,
+/// however slow its reader is.
+const PROOF: u32 = 2;
 /// One that took nothing for so long before its queue grew this long is not waited for at all.
 const STANDSTILL: Duration = Duration::from_secs(1);
 /// Shares of `max_outbound_bytes` that wait when publishers begin to wait, and when they go on.
@@ -55,8 +58,10 @@ pub(crate) struct Pressure {
     holding: Vec<ConnId>,
     /// Present while the queue is long.
     judged_at: Option<Instant>,
-    /// It was too slow for the last period.
+    /// It was too slow, and has not proved otherwise. A queue that is short again proves nothing: QoS 0 may have been dropped from it.
     slow: bool,
+    /// Periods in a row that it has kept the pace.
+    kept: u32,
     taken_messages: usize,
     taken_bytes: usize,
     last_taken: Option<Instant>,
@@ -75,18 +80,21 @@ impl Pressure {
         self.last_taken = Some(now);
     }
 
+    /// The queue is long; gives the end of the first period.
     fn start(&mut self, now: Instant) -> Instant {
         let judged_at = now + PERIOD;
-        self.slow = self.last_taken.is_some_and(|last| now.saturating_duration_since(last) >= STANDSTILL);
+        self.slow |= self.last_taken.is_some_and(|last| now.saturating_duration_since(last) >= STANDSTILL);
         self.judged_at = Some(judged_at);
         (self.taken_messages, self.taken_bytes) = (0, 0);
         judged_at
     }
 
-    /// The period is over; whether it kept the pace.
+    /// The period is over: judges the pace in it, and gives the end of the next.
     fn judge(&mut self, now: Instant) -> Instant {
         let judged_at = now + PERIOD;
-        self.slow = self.taken_messages < PACE_MESSAGES && self.taken_bytes < PACE_BYTES;
+        let keeps = self.taken_messages >= PACE_MESSAGES || self.taken_bytes >= PACE_BYTES;
+        self.kept = if keeps { self.kept.saturating_add(1) } else { 0 };
+        self.slow = !keeps || (self.slow && self.kept < PROOF);
         self.judged_at = Some(judged_at);
         (self.taken_messages, self.taken_bytes) = (0, 0);
         judged_at

@@ -16,10 +16,11 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tracing::{info, warn};
 
 use super::bus::Bus;
 use super::filter::filters;
-use super::frame::{ERROR_CLASSES, Received};
+use super::frame::{self, ERROR_CLASSES, Received};
 use super::spec::BusSpec;
 use crate::clock::{Now, UnixMs};
 use crate::command::Command;
@@ -202,6 +203,17 @@ impl<F: FnMut(&BusSpec) -> io::Result<CanSocket>> Task<F> {
         }
     }
 
+    /// A change of the link's or the controller's state, once.
+    fn log(&self, status: &BusStatus) {
+        let (bus, interface) = (&self.spec.name, &self.spec.interface);
+        match (status.state, frame::describe(self.core.controller_state()), &status.last_error) {
+            (LinkState::Down, _, Some(error)) => warn!(%bus, "{error}"),
+            (LinkState::Up, None, _) => info!(%bus, "{interface} is up"),
+            (_, Some(state), _) => warn!(%bus, "{interface}: {state}"),
+            (LinkState::Down | LinkState::Connecting, None, _) => {}
+        }
+    }
+
     /// Everything that there is to tell; waits where the gateway is behind, and the kernel's queue takes up the frames.
     async fn tell(&mut self, now: Now) -> Option<()> {
         for outcome in self.core.take_outcomes() {
@@ -215,6 +227,9 @@ impl<F: FnMut(&BusSpec) -> io::Result<CanSocket>> Task<F> {
         let (told, at) = &self.told;
         let alarm = (self.core.link_state(), self.core.controller_state());
         let changed = alarm != self.alarm;
+        if changed {
+            self.log(&status);
+        }
         if changed || (status != *told && at.into_std() + STATUS_INTERVAL <= now.mono) {
             self.alarm = alarm;
             self.told = (status.clone(), Instant::from_std(now.mono));

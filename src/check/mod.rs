@@ -199,7 +199,7 @@ fn can_report(spec: &can::spec::BusSpec) -> CanReport {
         signals: count(|source| matches!(source, Source::Signal(_))),
         requests: every.len(),
         commands: count(|source| matches!(source, Source::Command(_))),
-        requests_per_second: (every.iter().map(|every| 1e3 / every.as_secs_f64()).sum::<f64>()).round() / 1e3,
+        requests_per_second: (every.iter().fold(0.0, |sum, every| sum + 1.0 / every.as_secs_f64()) * 1e3).round() / 1e3,
     }
 }
 

@@ -114,6 +114,20 @@ proptest! {
 }
 
 #[test]
+fn a_second_pubrel_is_a_mismatch_but_after_a_reconnect_the_rest_of_the_first() {
+    let mut rig = Rig::new();
+    let conn = rig.join(&connect5("pub", true, &WEEK));
+    rig.send(conn, &publish5("q", b"1", 2, 5, &[]));
+    rig.send(conn, &ack(0x62, 5));
+    rig.send(conn, &ack(0x62, 5));
+    assert_eq!(rig.take(conn), [ack(0x50, 5), ack(0x70, 5), vec![0x70, 3, 0, 5, 0x92]]);
+    rig.cut(conn);
+    let conn = rig.join(&connect5("pub", false, &WEEK));
+    rig.send(conn, &ack(0x62, 5));
+    assert_eq!(rig.take(conn), [ack(0x70, 5)]);
+}
+
+#[test]
 fn a_message_that_is_released_while_the_store_is_read_does_not_come_with_that_read() {
     let mut rig = Rig::new();
     let conn = rig.join(&connect4("receiver", false));

@@ -33,8 +33,24 @@ fn a_refused_connect_is_told_why_in_its_own_version() {
     assert_eq!(answer(&login4("a", "ann", "wrong")), [0x20, 2, 0, 4]);
     let method = [&[0x15][..], &text("SCRAM")].concat();
     assert_eq!(answer(&connect5("a", true, &method)), [0x20, 3, 0, 0x8C, 0]);
-    let reserved = frame(0x10, &[&text("MQTT")[..], &[4, 3, 0, 0], &text("a")].concat());
-    assert!(answer(&reserved).is_empty(), "a set reserved flag");
+    let reserved = |level: u8| frame(0x10, &[&text("MQTT")[..], &[level, 3, 0, 0, 0], &text("a")].concat());
+    assert!(answer(&reserved(4)).is_empty(), "a set reserved flag: 3.1.1 has no code for it");
+    assert_eq!(answer(&reserved(5)), [0x20, 3, 0, 0x81, 0]);
+    assert_eq!(answer(&connect5("a", true, &[0x21, 0, 0])), [0x20, 3, 0, 0x82, 0], "Receive Maximum 0");
+}
+
+#[test]
+fn a_password_may_stand_without_a_user_name_in_version_5_and_says_nothing_about_who_it_is() {
+    let connect =
+        |password: &str| frame(0x10, &[&text("MQTT")[..], &[5, 0x42, 0, 60, 0], &text("a"), &text(password)].concat());
+    let mut rig = Rig::new();
+    rig.join(&connect("a token"));
+    let mut closed = spec();
+    closed.anonymous = None;
+    let mut rig = Rig::with(closed);
+    let conn = rig.open();
+    rig.send(conn, &connect("pw"));
+    assert_eq!(rig.take(conn), [[0x20, 3, 0, 0x87, 0]]);
 }
 
 #[test]

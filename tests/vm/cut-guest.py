@@ -158,7 +158,7 @@ def connect(client_id, timeout=20):
             time.sleep(0.02)
 
 
-def session(folder):
+def session(folder, subscribed):
     """A durable session. What QoS 2 asks its client to remember is in its file too: `+ID` received, `-ID` released."""
     out = os.open(f"{folder}/session", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     received = set()
@@ -184,6 +184,8 @@ def session(folder):
                         lines.append(f"{topic} {int(payload[:8])} +{number}\n")
                     received.add(number)
                     answers.append((0x50, packet_id))
+            elif kind == 9:
+                subscribed.set()
             elif kind == 6:
                 received.discard(body[:2].hex())
                 lines.append(f"released 0 -{body[:2].hex()}\n")
@@ -242,8 +244,11 @@ def main():
     gateway = subprocess.Popen([fieldgate, "run", "-c", "/tmp/gateway.toml"], stdout=log, stderr=log)
     if upstream == "1":
         threading.Thread(target=sink, args=(folder,), daemon=True).start()
-    threading.Thread(target=session, args=(folder,), daemon=True).start()
+    subscribed = threading.Event()
+    threading.Thread(target=session, args=(folder, subscribed), daemon=True).start()
     try:
+        # What was published before is not the session's.
+        assert subscribed.wait(30), "no SUBACK"
         if float(seconds):
             publish(folder, float(seconds), [int(number) for number in first])
         else:

@@ -57,7 +57,13 @@ pub fn stand_in(spec: &BusSpec, rules: &[PointRule]) -> JoinHandle<()> {
             };
             let text = describe(&failure, &spec.interface);
             if text != told {
-                warn!(bus = %spec.name, "{text}; without CAN hardware: `ip link add {} type vcan`", spec.interface);
+                let instead = if failure.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) {
+                    "without CAN in the kernel: `fieldgate replay` for a log, `fieldgate demo` for a simulated vehicle"
+                        .into()
+                } else {
+                    format!("without CAN hardware: `ip link add {0} type vcan && ip link set {0} up`", spec.interface)
+                };
+                warn!(bus = %spec.name, "{text}; {instead}");
                 told = text;
             }
             sleep(REOPEN).await;

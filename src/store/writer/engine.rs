@@ -147,9 +147,9 @@ impl Engine {
             None if due => self.attempt(now),
             None => {}
         }
-        if sweep {
-            self.sweep_at = now.mono + self.sweep_interval();
-        }
+        // A destination opened meanwhile may ask for an earlier one.
+        let next_sweep = now.mono + self.sweep_interval();
+        self.sweep_at = if sweep { next_sweep } else { self.sweep_at.min(next_sweep) };
         if self.changed && self.status_at <= now.mono {
             self.status_at = now.mono + STATUS;
             self.changed = false;

@@ -187,6 +187,25 @@ fn a_message_older_than_its_queue_allows_goes_and_is_counted() {
 }
 
 #[test]
+fn a_short_age_counts_from_the_moment_that_its_queue_is_opened() {
+    let (dir, now) = (TempDir::new().unwrap(), Now::read());
+    let mut engine = engine(dir.path(), now);
+    engine.turn(now);
+    let queue = QueueSpec { max_age_secs: Some(3), ..unbounded() };
+    let later = now.after(Duration::from_secs(1));
+    let stored = Op::Append {
+        seq: 1,
+        at: later.wall,
+        message: message(1, 50),
+        to: [DEST].into(),
+        durability: Durability::Sample,
+    };
+    commit(&mut engine, vec![open_op(DEST, queue), stored], later);
+    engine.turn(later.after(Duration::from_secs(5)));
+    assert_eq!(engine.queues[&DEST].messages, 0);
+}
+
+#[test]
 fn a_run_that_crashed_never_sees_its_numbers_given_again() {
     let (dir, now) = (TempDir::new().unwrap(), Now::read());
     let mut first = engine(dir.path(), now);
