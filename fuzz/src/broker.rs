@@ -7,8 +7,8 @@ use fieldgate::broker::spec::{Access, BrokerSpec, Limits};
 use fieldgate::broker::{ConnId, Input, Output, Peer};
 use fieldgate::clock::Now;
 
-use crate::Pieces;
-use crate::broker_loop::{Loop, MemoryStore, limits};
+use super::Pieces;
+use super::broker_loop::{Loop, MemoryStore, limits};
 
 const CONNECT_4: &[u8] = b"\x10\x0d\0\x04MQTT\x04\0\0\x3c\0\x01c";
 const CONNECT_5: &[u8] = b"\x10\x13\0\x04MQTT\x05\0\0\x3c\x05\x11\0\x09\x3a\x80\0\x01c";

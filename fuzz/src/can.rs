@@ -8,8 +8,8 @@ use fieldgate::clock::Now;
 use fieldgate::config::plan::DriverSpec;
 use fieldgate::sample::BusId;
 
-use crate::Pieces;
-use crate::mapping::vehicle;
+use super::Pieces;
+use super::mapping::vehicle;
 
 pub fn run(data: &[u8]) {
     let plan = vehicle();

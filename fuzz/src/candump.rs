@@ -4,7 +4,7 @@ use fieldgate::can::candump::{Content, format_frame, parse_frame, parse_line};
 use fieldgate::clock::Now;
 use fieldgate::replay::Replay;
 
-use crate::mapping::vehicle;
+use super::mapping::vehicle;
 
 const LINES_MAX: usize = 64;
 

@@ -7,11 +7,11 @@ use fieldgate::clock::Now;
 use fieldgate::command::{Done, Outcome};
 use fieldgate::mapping::command::{Arrival, CommandIds, Commands};
 use fieldgate::mapping::rule::PointRule;
-use fieldgate::message::{Message, Origin, Qos};
+use fieldgate::message::{Again, Delivery, Message, Origin, Qos};
 use fieldgate::sample::BusId;
 
-use crate::Pieces;
-use crate::mapping::Memory;
+use super::Pieces;
+use super::mapping::Memory;
 
 const POINTS: &str = "
 [[modbus]]
@@ -45,7 +45,9 @@ pub fn run(data: &[u8]) {
         let index = u32::from(what & 0x3F) % rules.len() as u32;
         let topic = format!("{}/set", rules[index as usize].topic);
         let message = Message::new(topic, payload.to_vec(), Qos::AtLeastOnce, what & 0x80 != 0);
-        let arrival = Arrival { index, message: &message, origin: Origin::Session(1), dup: what & 0x40 != 0 };
+        let again = if what & 0x40 == 0 { Again::First } else { Again::Redelivered { after: None } };
+        let delivery = Delivery { client: "c".into(), packet_id: u16::from(what & 0x0F), again };
+        let arrival = Arrival { index, message: &message, origin: Origin::Session(1), delivery: Some(&delivery) };
         let mut answers = Vec::new();
         let sent = commands.handle(now, arrival, None, &mut answers);
         assert!(sent.is_none() || answers.is_empty(), "carried out and answered at once: {payload:?}");

@@ -1,6 +1,6 @@
 //! A gateway file and a mapping file, with a byte 0xFF between them.
 
-use crate::mapping::Memory;
+use super::mapping::Memory;
 
 pub fn run(data: &[u8]) {
     let at = data.iter().position(|byte| *byte == 0xFF).unwrap_or(data.len());

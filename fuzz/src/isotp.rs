@@ -6,7 +6,7 @@ use fieldgate::can::isotp::{Form, Progress, Receiver, Sender};
 use fieldgate::can::spec::Addressing;
 use fieldgate::clock::Now;
 
-use crate::Pieces;
+use super::Pieces;
 
 pub fn run(data: &[u8]) {
     let Some((&mode, rest)) = data.split_first() else { return };

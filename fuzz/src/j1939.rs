@@ -6,7 +6,7 @@ use fieldgate::can::frame::CanId;
 use fieldgate::can::j1939::{Header, Transport, fault};
 use fieldgate::clock::Now;
 
-use crate::Pieces;
+use super::Pieces;
 
 pub fn run(data: &[u8]) {
     let mut now = Now::read();

@@ -9,7 +9,7 @@ use fieldgate::store::{QueueSpec, Stored, WhenFull};
 use fieldgate::uplink::session::{Session, SessionEvent};
 use fieldgate::uplink::spec::{Drain, ProtocolVersion, Scheme, UplinkSpec, UplinkUrl};
 
-use crate::Pieces;
+use super::Pieces;
 
 fn spec(mode: u8) -> Arc<UplinkSpec> {
     Arc::new(UplinkSpec {
