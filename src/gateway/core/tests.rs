@@ -36,7 +36,7 @@ fn sent(core: &mut Core, now: Now, to: ConnId) -> Vec<u8> {
             Output::Load { dest, read, .. } => {
                 core.client(now, Input::Loaded { dest, read, rows: vec![], more: false });
             }
-            _ => {}
+            Output::Net(_) | Output::Command { .. } | Output::AcknowledgeUpstream { .. } => {}
         }
     }
 }
