@@ -362,7 +362,9 @@ impl Engine {
         let Some(session) = &self.session else {
             return 0;
         };
-        if self.careful { usize::from(session.unsettled() == 0) } else { session.vacancy() }
+        // None before the server has accepted the connection: the queue is read anew then.
+        let most = if self.careful { usize::from(session.unsettled() == 0) } else { usize::MAX };
+        session.vacancy().min(most)
     }
 
     fn fill(&mut self, now: Now) {

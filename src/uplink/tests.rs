@@ -147,6 +147,30 @@ fn a_state_change_is_told_at_once_and_the_rest_once_a_second() {
     assert_eq!(status.unasked, 1);
 }
 
+#[test]
+fn nothing_is_sent_before_the_server_has_accepted_the_connection_also_after_a_refusal_for_now() {
+    let now = Now::read();
+    let mut engine = Engine::new(spec(ProtocolVersion::V5, Qos::AtLeastOnce), 3, 1, now);
+    engine.opened(None, now).unwrap();
+    engine.handle_input(CONNACK, now).unwrap();
+    engine.committed(3);
+    engine.advance(now);
+    let read = engine.next_read().unwrap();
+    engine.filled(read, (1..=3).map(|seq| stored(seq, None)).collect());
+    // One at once: the drain's bucket begins with one token.
+    engine.advance(now);
+    let sent = engine.take_output(now);
+    let at = sent.windows(3).position(|bytes| bytes == b"p/t").unwrap() + 3;
+    engine.handle_input(&[0x40, 3, sent[at], sent[at + 1], 0x97], now).unwrap();
+    engine.advance(now);
+    engine.closed(&SessionError::Silent, now);
+    let later = now.after(Duration::from_secs(60));
+    engine.opened(None, later).unwrap();
+    engine.advance(later);
+    let out = engine.take_output(later);
+    assert_eq!((out[0], out.len()), (0x10, usize::from(out[1]) + 2), "CONNECT, and nothing behind it");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
