@@ -432,7 +432,7 @@ fn parse(packet: &[u8]) -> (Copy, u16) {
 proptest! {
     #![proptest_config(ProptestConfig {
         failure_persistence: None,
-        cases: ProptestConfig::default().cases * 16,
+        cases: ProptestConfig::default().cases * 32,
         ..ProptestConfig::default()
     })]
 
