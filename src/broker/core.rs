@@ -4,12 +4,11 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tracing::debug;
 
 use super::alias::Aliases;
 use super::api::{AckToken, ConnId, Counters, Input, Output, Peer, Refusal, Restored};
-use super::decode;
 use super::encode::{self, OutBuffer};
 use super::guard::Guard;
 use super::heard::Heard;
@@ -27,8 +26,6 @@ use crate::store::{DestId, Op};
 pub(crate) const TOPIC_ALIAS_MAX: u16 = 16;
 /// A connection that has this many bytes unwritten gets no more messages until the socket took some.
 pub(crate) const CHOKE_BYTES: usize = 256 * 1024;
-/// Answers beyond that for a client that writes and never reads.
-const UNREAD_ANSWERS_MAX: usize = 1 << 20;
 
 pub(crate) struct Conn {
     pub(crate) peer: Peer,
@@ -108,7 +105,7 @@ pub struct Broker {
     pub(crate) dirty: VecDeque<ConnId>,
     /// Connections to be closed once their `out` is sent.
     pub(crate) closing: VecDeque<(ConnId, OutBuffer, Reason)>,
-    /// Connections that nothing holds any more and that are to go on.
+    /// Connections that nothing holds any more, or of which enough was taken at once, and that are to go on.
     pub(crate) released: VecDeque<ConnId>,
     /// Bytes that wait in the queues of all sessions.
     pub(crate) ledger: Ledger,
@@ -157,13 +154,18 @@ impl Broker {
             Input::PasswordChecked { conn, ok } => self.password_checked(now, conn, ok),
             Input::Loaded { dest, read, rows, more } => self.loaded(now, dest, read, rows, more),
         }
-        self.go_on(now);
     }
 
     /// What is to be done next, in order; `None`: nothing more for now.
-    pub fn poll_output(&mut self) -> Option<Output> {
-        if let Some(output) = self.outputs.pop_front() {
-            return Some(output);
+    pub fn poll_output(&mut self, now: Now) -> Option<Output> {
+        loop {
+            if let Some(output) = self.outputs.pop_front() {
+                return Some(output);
+            }
+            // Only when what came before has reached its subscribers is it clear who has to wait.
+            if !self.go_on(now) {
+                break;
+            }
         }
         while let Some(&conn) = self.dirty.front() {
             if let Some(state) = self.conns.get_mut(&conn) {
@@ -210,7 +212,6 @@ impl Broker {
                 Timer::Pace(session) => self.judge_pace(now, session),
             }
         }
-        self.go_on(now);
     }
 
     /// The gateway stops: every client is told and closed. Wills come out as [`Output::Publish`]; durable sessions stay in the store.
@@ -225,7 +226,6 @@ impl Broker {
     /// The store's answer to a `Publish` or a `Barrier`. A late one, of a connection that is gone, is taken too.
     pub fn acknowledge(&mut self, now: Now, token: AckToken, result: Result<(), Refusal>) {
         self.settle(now, token, result);
-        self.go_on(now);
     }
 
     pub(crate) fn store(&mut self, op: Op) {
@@ -273,79 +273,7 @@ impl Broker {
         self.conns.insert(conn, state);
     }
 
-    fn bytes(&mut self, now: Now, conn: ConnId, data: Bytes) {
-        self.counters.bytes_received += data.len() as u64;
-        let max = self.spec.limits.max_packet_bytes as usize;
-        let Some(state) = self.conns.get_mut(&conn) else { return };
-        state.last_seen = now.mono;
-        if !state.held_by.is_empty() {
-            // Read before it was told to stop.
-            state.input.extend_from_slice(&data);
-            return;
-        }
-        let mut data = data;
-        if !state.input.is_empty() || matches!(state.state, State::Checking(_)) {
-            state.input.extend_from_slice(&data);
-            if matches!(state.state, State::Checking(_)) {
-                // Packets may follow CONNECT at once (3.1.4); they wait for its answer, within one packet's bound.
-                if state.input.len() > max {
-                    self.fail(now, conn, Reason::QuotaExceeded);
-                }
-                return;
-            }
-            // While the packet is not all there nothing is moved: a byte at a time costs a byte at a time.
-            if matches!(decode::frame_length(&state.input, max), Ok(None)) {
-                return;
-            }
-            data = state.input.split().freeze();
-        }
-        self.frames(now, conn, data);
-    }
-
-    /// Takes every whole packet; what is left waits for more bytes.
-    pub(crate) fn frames(&mut self, now: Now, conn: ConnId, mut data: Bytes) {
-        let max = self.spec.limits.max_packet_bytes as usize;
-        loop {
-            let Some(state) = self.conns.get_mut(&conn) else { return };
-            let version = match state.state {
-                State::Open { .. } => Some(state.version),
-                State::AwaitConnect => None,
-                State::Checking(_) => {
-                    state.input.extend_from_slice(&data);
-                    return;
-                }
-            };
-            let length = match decode::frame_length(&data, max) {
-                Ok(Some(length)) => length,
-                Ok(None) => {
-                    if !data.is_empty() {
-                        state.input.extend_from_slice(&data);
-                    }
-                    break;
-                }
-                Err(reason) => return self.fail(now, conn, reason),
-            };
-            let frame = data.split_to(length);
-            match decode::packet(&frame, version) {
-                Ok(packet) => self.packet(now, conn, packet),
-                Err(reason) => {
-                    if version.is_none() && decode::asks_for_v5(&frame) {
-                        state.version = Version::V5;
-                    }
-                    return self.fail(now, conn, reason);
-                }
-            }
-        }
-        self.mark_dirty(conn);
-        // Answers alone (PINGRESP, PUBACK) must not pile up for a client that only writes.
-        let limit = self.spec.limits.max_outbound_bytes.min(UNREAD_ANSWERS_MAX).saturating_add(CHOKE_BYTES);
-        if self.conns.get(&conn).is_some_and(|state| state.queued_bytes() > limit) {
-            self.counters.slow_disconnects += 1;
-            self.fail(now, conn, Reason::QuotaExceeded);
-        }
-    }
-
-    fn packet(&mut self, now: Now, conn: ConnId, packet: Packet) {
+    pub(crate) fn packet(&mut self, now: Now, conn: ConnId, packet: Packet) {
         let session = match self.conns.get(&conn).map(|state| &state.state) {
             Some(State::Open { session }) => *session,
             Some(State::AwaitConnect) => {

@@ -9,6 +9,7 @@ mod core;
 mod counters;
 mod decode;
 mod encode;
+mod framing;
 mod guard;
 mod heard;
 mod inbound;

@@ -24,7 +24,6 @@ impl Broker {
         for target in &route.live {
             self.push(now, target, message, None, route.sender);
         }
-        self.go_on(now);
     }
 
     /// To the receivers that must not lose it: with its number once it is committed, in the order of numbers; with `None` when the store
@@ -33,7 +32,6 @@ impl Broker {
         for target in &route.durable {
             self.push(now, target, message, stored, route.sender);
         }
-        self.go_on(now);
     }
 
     fn push(&mut self, now: Now, target: &Target, message: &Arc<Message>, seq: Option<Seq>, sender: Option<u32>) {
@@ -100,6 +98,7 @@ impl Broker {
         };
         while session.outbound.queue_bytes() + pending.cost() > bound {
             if session.outbound.drop_oldest_qos0() {
+                session.pressure.dropped();
                 self.counters.dropped_qos0 += 1;
             } else if pending.qos == Qos::AtMostOnce {
                 self.counters.dropped_qos0 += 1;
@@ -118,14 +117,19 @@ impl Broker {
         true
     }
 
-    /// All queues together are full: the longest loses its QoS 0, and with none its connection. `false`: nothing waits for anybody.
+    /// All queues together are full: the longest of the slow ones, or else of all, loses its QoS 0, and with none its connection. `false`:
+    /// nothing waits for anybody.
     fn relieve(&mut self, now: Now) -> bool {
-        let longest = self.sessions.iter_mut().max_by_key(|(key, session)| (session.outbound.queue_bytes(), **key));
+        let longest = self.sessions.iter_mut().max_by_key(|(key, session)| {
+            let bytes = session.outbound.queue_bytes();
+            (bytes > 0 && session.pressure.is_slow(), bytes, **key)
+        });
         let Some((_, session)) = longest.filter(|(_, session)| session.outbound.queue_bytes() > 0) else {
             return false;
         };
         if session.outbound.queued_qos0 > 0 {
             self.counters.dropped_qos0 += session.outbound.drop_qos0() as u64;
+            session.pressure.dropped();
             return true;
         }
         let Some(conn) = session.conn else { return false };

@@ -18,11 +18,11 @@ use super::api::{ConnId, Output};
 use super::core::{Broker, Timer};
 use crate::clock::Now;
 
-/// How often a subscriber that others wait for is looked at.
-const PERIOD: Duration = Duration::from_millis(250);
-/// What it must take in one period to be waited for: a thousand messages or a mebibyte a second.
-const PACE_MESSAGES: usize = 250;
-const PACE_BYTES: usize = 256 * 1024;
+/// How often a subscriber that others wait for is looked at. Long enough for a reader whose machine or radio link pauses.
+const PERIOD: Duration = Duration::from_secs(1);
+/// What it must take in one period to be waited for.
+const PACE_MESSAGES: usize = 1000;
+const PACE_BYTES: usize = 1 << 20;
 /// Periods in a row that a slow one must keep the pace in before it is waited for again: a socket takes much at once now and then,
 /// however slow its reader is.
 const PROOF: u32 = 2;
@@ -58,8 +58,10 @@ pub(crate) struct Pressure {
     holding: Vec<ConnId>,
     /// Present while the queue is long.
     judged_at: Option<Instant>,
-    /// It was too slow, and has not proved otherwise. A queue that is short again proves nothing: QoS 0 may have been dropped from it.
+    /// It was too slow, and has not proved otherwise.
     slow: bool,
+    /// The queue is shorter than it was by messages that were dropped.
+    dropped: bool,
     /// Periods in a row that it has kept the pace.
     kept: u32,
     taken_messages: usize,
@@ -68,6 +70,10 @@ pub(crate) struct Pressure {
 }
 
 impl Pressure {
+    pub(crate) fn is_slow(&self) -> bool {
+        self.slow
+    }
+
     /// The queue was empty and is no longer.
     pub(crate) fn begin(&mut self, now: Instant) {
         self.last_taken = Some(now);
@@ -85,14 +91,37 @@ impl Pressure {
         let judged_at = now + PERIOD;
         self.slow |= self.last_taken.is_some_and(|last| now.saturating_duration_since(last) >= STANDSTILL);
         self.judged_at = Some(judged_at);
+        self.dropped = false;
         (self.taken_messages, self.taken_bytes) = (0, 0);
         judged_at
+    }
+
+    /// Whether it has kept the pace for so long of a period.
+    fn keeps_pace(&self, long: Duration) -> bool {
+        let share = long.as_secs_f64() / PERIOD.as_secs_f64();
+        let reached = |taken: usize, pace: usize| taken as f64 >= pace as f64 * share;
+        reached(self.taken_messages, PACE_MESSAGES) || reached(self.taken_bytes, PACE_BYTES)
+    }
+
+    /// Messages were dropped from the queue: that it is short again proves nothing.
+    pub(crate) fn dropped(&mut self) {
+        self.dropped = true;
+    }
+
+    /// The queue is short again.
+    fn end(&mut self, now: Instant) -> Option<Instant> {
+        let judged_at = self.judged_at.take()?;
+        let left = judged_at.saturating_duration_since(now);
+        if !self.dropped && self.keeps_pace(PERIOD.saturating_sub(left)) {
+            self.slow = false;
+        }
+        Some(judged_at)
     }
 
     /// The period is over: judges the pace in it, and gives the end of the next.
     fn judge(&mut self, now: Instant) -> Instant {
         let judged_at = now + PERIOD;
-        let keeps = self.taken_messages >= PACE_MESSAGES || self.taken_bytes >= PACE_BYTES;
+        let keeps = self.keeps_pace(PERIOD);
         self.kept = if keeps { self.kept.saturating_add(1) } else { 0 };
         self.slow = !keeps || (self.slow && self.kept < PROOF);
         self.judged_at = Some(judged_at);
@@ -162,7 +191,7 @@ impl Broker {
     /// The session waits for nobody, and nobody for it.
     pub(crate) fn release(&mut self, now: Now, key: u32) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
-        if let Some(at) = session.pressure.judged_at.take() {
+        if let Some(at) = session.pressure.end(now.mono) {
             self.timers.remove(&(at, Timer::Pace(key)));
             self.let_go(now, key);
         }
@@ -181,23 +210,23 @@ impl Broker {
         }
     }
 
-    /// Takes what released connections had sent before they were held.
-    pub(crate) fn go_on(&mut self, now: Now) {
-        while let Some(conn) = self.released.pop_front() {
-            let Some(state) = self.conns.get_mut(&conn).filter(|state| state.held_by.is_empty()) else { continue };
-            let ended = state.ended;
-            let data = state.input.split().freeze();
-            self.frames(now, conn, data);
-            if ended {
-                self.lost(now, conn, true);
-            }
+    /// Takes a part of what a released connection had sent before; `false`: there is none.
+    pub(crate) fn go_on(&mut self, now: Now) -> bool {
+        let Some(conn) = self.released.pop_front() else { return false };
+        let Some(state) = self.conns.get_mut(&conn).filter(|state| state.held_by.is_empty()) else { return true };
+        let data = state.input.split().freeze();
+        self.frames(now, conn, data);
+        if self.conns.get(&conn).is_some_and(|state| state.ended) && !self.released.contains(&conn) {
+            self.lost(now, conn, true);
         }
+        true
     }
 
     /// The peer has ended the connection; what it sent before is still taken, also when it was held.
     pub(crate) fn closed(&mut self, now: Now, conn: ConnId) {
+        let waits = self.released.contains(&conn);
         match self.conns.get_mut(&conn) {
-            Some(state) if !state.held_by.is_empty() => state.ended = true,
+            Some(state) if waits || !state.held_by.is_empty() => state.ended = true,
             Some(_) | None => self.lost(now, conn, true),
         }
     }

@@ -205,3 +205,26 @@ fn all_queues_together_have_a_bound_and_the_longest_goes_first() {
     assert!(!rig.closed.contains_key(&small));
     rig.this.broker.handle(rig.now, Input::Closed { conn: small });
 }
+
+#[test]
+fn a_reader_that_pauses_and_then_catches_up_is_waited_for_as_before() {
+    let mut rig = Rig::new();
+    let reader = subscriber(&mut rig, "reader");
+    let publisher = rig.join(&connect5("pub", true, &[]));
+    let mut from = 0;
+    for pause_ms in [600, 1050, 600] {
+        let sent = fill(&mut rig, publisher, from);
+        rig.pause(pause_ms);
+        assert_eq!(rig.held.contains(&publisher), pause_ms < 1000, "a second is what it is given");
+        let mut got = Vec::new();
+        while got.len() < usize::from(sent) {
+            let more = read(&mut rig, reader);
+            assert!(!more.is_empty(), "{got:?}");
+            got.extend(more);
+        }
+        assert_eq!(got, (from..from + sent).collect::<Vec<_>>());
+        assert!(rig.held.is_empty());
+        from += sent;
+    }
+    assert_eq!(rig.this.broker.counters().holds, 3);
+}

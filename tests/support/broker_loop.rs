@@ -120,7 +120,7 @@ impl Loop {
             }
             let mut turn = Turn::default();
             let mut idle = true;
-            while let Some(output) = self.broker.poll_output() {
+            while let Some(output) = self.broker.poll_output(now) {
                 idle = false;
                 if let Some(output) = sockets(output) {
                     self.apply(now, &mut turn, output);

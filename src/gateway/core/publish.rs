@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{BusSide, Core, Haste, Output, Source, Waiter};
-use crate::broker::{Broker, Output as BrokerOutput, Refusal, Route};
+use crate::broker::{Output as BrokerOutput, Refusal, Route};
 use crate::clock::Now;
 use crate::command::{Command, Outcome};
 use crate::mapping::command::{Answer, Arrival, Known};
@@ -59,7 +59,7 @@ impl Core {
     }
 
     pub(super) fn drain_broker(&mut self, now: Now) {
-        while let Some(output) = self.broker.as_mut().and_then(Broker::poll_output) {
+        while let Some(output) = self.broker.as_mut().and_then(|broker| broker.poll_output(now)) {
             match output {
                 BrokerOutput::Publish { message, origin, delivery, ack } => {
                     let source = Source { origin, delivery, haste: Haste::Urgent };
