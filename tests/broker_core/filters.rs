@@ -68,7 +68,8 @@ fn of_overlapping_subscriptions_the_highest_qos_holds_in_whatever_order_they_are
         for (filter, qos) in ["q", "+", "#"].into_iter().zip(qos) {
             rig.send(many, &subscribe4(1, filter, qos));
         }
-        (rig.take(other), rig.take(many));
+        rig.take(other);
+        rig.take(many);
         let publisher = rig.join(&connect4("pub", true));
         rig.send(publisher, &publish4("q", b"x", 2, 1, false));
         let first = |frames: Vec<Vec<u8>>| frames.iter().map(|frame| frame[0]).collect::<Vec<_>>();
