@@ -1,6 +1,6 @@
 //! Both sides' acknowledgements: what clients say about messages sent to them, and what they are told about theirs (MQTT 5, 4.3).
 
-use super::api::{AckToken, ConnId, Output, Refusal};
+use super::api::{AckToken, Awaited, ConnId, Output, Refusal};
 use super::core::{Broker, Conn};
 use super::encode;
 use super::packet::{Ack, AckKind, Reason, Version};
@@ -42,6 +42,9 @@ impl Broker {
         let Some(flight) = session.outbound.finish(id) else { return };
         let (dest, client) = (session.dest, session.client.clone());
         let Some(dest) = dest else { return };
+        if !matches!(&flight.phase, Phase::Published(pending) if pending.qos != Qos::ExactlyOnce) {
+            session.outbound.retire(id);
+        }
         if let Some(seq) = flight.seq {
             self.store(Op::Delivered { dest, seq });
         }
@@ -131,16 +134,21 @@ impl Broker {
             return None;
         }
         let number = session.replies.push(reply, None);
-        self.outputs.push_back(Output::Barrier(AckToken { session: key, number }));
+        self.outputs.push_back(Output::Barrier(AckToken { session: key, awaited: Awaited::Answer(number) }));
         Some(number)
     }
 
     pub(crate) fn settle(&mut self, now: Now, token: AckToken, result: Result<(), Refusal>) {
         let key = token.session;
         let Some(session) = self.sessions.get_mut(&key) else { return };
-        let on_time = session.replies.settle(token.number, result.map(|()| 0));
+        let Awaited::Answer(number) = token.awaited else {
+            // On a disk that takes nothing they go as well: what it did not take stands in the store's memory.
+            session.outbound.reuse();
+            return self.pump(now, key);
+        };
+        let on_time = session.replies.settle(number, result.map(|()| 0));
         // QoS 2 inbound: remembered as taken, or forgotten, whether or not its connection is still there.
-        let taken = session.inbound.iter().find(|(_, taken)| taken.number == token.number).map(|(&id, _)| id);
+        let taken = session.inbound.iter().find(|(_, taken)| taken.number == number).map(|(&id, _)| id);
         if let Some(id) = taken {
             self.settle_inbound(key, id, on_time, result);
         }
@@ -150,7 +158,7 @@ impl Broker {
             .outbound
             .in_flight
             .iter_mut()
-            .find(|flight| matches!(flight.phase, Phase::Recording { number } if number == token.number));
+            .find(|flight| matches!(flight.phase, Phase::Recording { number: waits } if waits == number));
         if let Some(flight) = recorded {
             flight.phase = Phase::Released;
             let id = flight.id;

@@ -33,11 +33,20 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Names one answer that waits for the store. Opaque to its holder.
+/// Names something that waits for the store. Opaque to its holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AckToken {
     pub(crate) session: u32,
-    pub(crate) number: u64,
+    pub(crate) awaited: Awaited,
+}
+
+/// What a session waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Awaited {
+    /// An answer's number.
+    Answer(u64),
+    /// Identifiers that are used again.
+    Identifiers,
 }
 
 /// Why a publish is not acknowledged.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::debug;
 
-use super::api::{AckToken, ConnId, Output};
+use super::api::{AckToken, Awaited, ConnId, Output};
 use super::core::Broker;
 use super::packet::{Publish, Reason, SubOptions, Version};
 use super::record;
@@ -144,7 +144,7 @@ impl Broker {
             message,
             origin: Origin::Session(key),
             delivery,
-            ack: number.map(|number| AckToken { session: key, number }),
+            ack: number.map(|number| AckToken { session: key, awaited: Awaited::Answer(number) }),
         });
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::api::{ConnId, Output, Read};
+use super::api::{AckToken, Awaited, ConnId, Output, Read};
 use super::core::{Broker, CHOKE_BYTES};
 use super::packet::Reason;
 use super::routing::{Route, Target};
@@ -191,6 +191,9 @@ impl Broker {
         }
         let load = next_load(session);
         self.outputs.extend(ops.into_iter().map(Output::Store));
+        if session.outbound.wants_ids() {
+            self.outputs.push_back(Output::Barrier(AckToken { session: key, awaited: Awaited::Identifiers }));
+        }
         self.outputs.extend(load);
         self.mark_dirty(conn);
         self.ease(now, key);

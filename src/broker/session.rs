@@ -106,6 +106,19 @@ impl Pending {
     }
 }
 
+/// Identifiers that no message has and the disk may still know.
+#[derive(Debug, Default)]
+struct Retired {
+    ids: Vec<u16>,
+    /// Those that a barrier is under way for.
+    leaving: Vec<u16>,
+    /// A message waits for one of `ids`.
+    wanted: bool,
+}
+
+/// More are not collected: one commit frees them all.
+const RETIRED_MAX: usize = 1000;
+
 /// Messages on their way to the client.
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
@@ -119,6 +132,7 @@ pub(crate) struct Outbound {
     pub(crate) in_flight: VecDeque<InFlight>,
     ids: HashSet<u16>,
     last_id: u16,
+    retired: Retired,
     /// Of those in flight: what a new connection must be sent again.
     pub(crate) resend: VecDeque<u16>,
     /// The store holds messages that the queue in memory does not.
@@ -199,7 +213,11 @@ impl Outbound {
     pub(crate) fn take_id(&mut self, qos: Qos, seq: Option<Seq>) -> Option<u16> {
         if let (Qos::ExactlyOnce, Some(seq)) = (qos, seq) {
             let id = u16::try_from(seq % 65_535).unwrap_or(0) + 1;
-            return self.ids.insert(id).then_some(id);
+            if self.ids.insert(id) {
+                return Some(id);
+            }
+            self.retired.wanted |= self.retired.ids.contains(&id);
+            return None;
         }
         for _ in 0..u16::MAX {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
@@ -240,6 +258,31 @@ impl Outbound {
             self.done_meanwhile.extend(flight.seq);
         }
         Some(flight)
+    }
+
+    /// Keeps an identifier that is free again from the next message until the disk knows it as well. A run that is killed before that
+    /// leaves its record, and the next one's PUBREL for the old message would release the new one.
+    pub(crate) fn retire(&mut self, id: u16) {
+        self.ids.insert(id);
+        self.retired.ids.push(id);
+    }
+
+    /// Whether the store is now to be waited for, so that retired identifiers can be used; once for all that there are.
+    pub(crate) fn wants_ids(&mut self) -> bool {
+        let Retired { ids, leaving, wanted } = &mut self.retired;
+        let asks = leaving.is_empty() && !ids.is_empty() && (*wanted || ids.len() >= RETIRED_MAX);
+        if asks {
+            std::mem::swap(ids, leaving);
+            *wanted = false;
+        }
+        asks
+    }
+
+    /// The store has all that was said about the identifiers that wait for it.
+    pub(crate) fn reuse(&mut self) {
+        for id in self.retired.leaving.drain(..) {
+            self.ids.remove(&id);
+        }
     }
 
     pub(crate) fn holds(&self, seq: Seq) -> bool {

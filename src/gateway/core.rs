@@ -352,3 +352,6 @@ impl BusSide {
         self.timeout = [self.publisher.next_timeout(), self.commands.next_timeout()].into_iter().flatten().min();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,6 +59,22 @@ impl Core {
     }
 
     pub(super) fn drain_broker(&mut self, now: Now) {
+        loop {
+            self.take_outputs(now);
+            if self.waiting.is_empty() {
+                return;
+            }
+            // Only now does the open batch hold everything that they wait for. One that has nothing to wait for may make the broker go on.
+            for waiter in std::mem::take(&mut self.waiting) {
+                let urgent = !matches!(&waiter, Waiter::Sessions { haste: Haste::Sample, .. });
+                if let Some(waiter) = self.committer.wait(waiter, urgent) {
+                    self.tell(now, waiter, Ok(()));
+                }
+            }
+        }
+    }
+
+    fn take_outputs(&mut self, now: Now) {
         while let Some(output) = self.broker.as_mut().and_then(|broker| broker.poll_output(now)) {
             match output {
                 BrokerOutput::Publish { message, origin, delivery, ack } => {
@@ -76,13 +92,6 @@ impl Core {
                 | BrokerOutput::CheckPassword { .. }) => {
                     self.outputs.push_back(Output::Net(net));
                 }
-            }
-        }
-        // Only now does the open batch hold everything that they wait for.
-        for waiter in std::mem::take(&mut self.waiting) {
-            let urgent = !matches!(&waiter, Waiter::Sessions { haste: Haste::Sample, .. });
-            if let Some(waiter) = self.committer.wait(waiter, urgent) {
-                self.tell(now, waiter, Ok(()));
             }
         }
     }
