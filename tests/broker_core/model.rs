@@ -432,7 +432,7 @@ fn parse(packet: &[u8]) -> (Copy, u16) {
 proptest! {
     #![proptest_config(ProptestConfig {
         failure_persistence: None,
-        cases: ProptestConfig::default().cases * 32,
+        cases: ProptestConfig::default().cases * 8,
         ..ProptestConfig::default()
     })]
 
