@@ -76,8 +76,9 @@ fn spec() -> BrokerSpec {
 
 pub fn run(data: &[u8]) {
     let Some((&mode, rest)) = data.split_first() else { return };
-    let this = Loop::new(spec(), MemoryStore::default());
-    let mut rig = Rig { this, now: Now::read(), next: 0, received: Vec::new() };
+    let now = Now::read();
+    let this = Loop::new(now, spec(), MemoryStore::default());
+    let mut rig = Rig { this, now, next: 0, received: Vec::new() };
     if mode & 4 != 0 {
         let watcher = rig.open();
         rig.send(watcher, WATCHER);
@@ -103,7 +104,7 @@ pub fn run(data: &[u8]) {
     }
     // The process dies and starts again with what was committed.
     let store = std::mem::take(&mut rig.this.store);
-    rig.this = Loop::new(spec(), store);
+    rig.this = Loop::new(rig.now, spec(), store);
     rig.settle();
     rig.received.clear();
     let next = rig.open();

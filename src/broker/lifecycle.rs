@@ -270,6 +270,7 @@ impl Broker {
         session.dest = Some(dest);
         session.outbound.behind = true;
         session.outbound.maybe_sent = window;
+        session.outbound.scatter_ids();
         session.will = record.will.map(|(mut message, delay_secs)| {
             let expiry_secs = message.expires.take().and_then(|secs| u32::try_from(secs.0).ok());
             Will { message, expiry_secs, delay_secs }

@@ -202,14 +202,19 @@ impl Broker {
             let durable = session.dest.is_some() && qos > Qos::AtMostOnce;
             // Overlapping subscriptions: once, at the highest QoS, with every identifier (MQTT 5, 3.3.4).
             // A shared one is delivered for itself (4.8.2).
-            if !shared && last.is_some_and(|(before, _)| before == key) {
-                merge(&mut route, last, key, qos, retain, options.identifier, durable);
+            if let Some((_, was)) = last.filter(|(before, _)| !shared && *before == key) {
+                merge(&mut route, was, qos, retain, options.identifier, durable);
+                last = Some((key, was || durable));
             } else {
                 let target =
                     Target { session: key, qos, retain, identifiers: options.identifier.into_iter().collect() };
-                if durable { route.durable.push(target) } else { route.live.push(target) }
+                if durable {
+                    route.durable.push(target)
+                } else {
+                    route.live.push(target)
+                }
+                last = Some((key, durable));
             }
-            last = Some((key, durable));
         }
         route.dests = route
             .durable
@@ -260,22 +265,12 @@ impl Broker {
     }
 }
 
-/// Adds another matching subscription of the session that came last.
-fn merge(
-    route: &mut Route,
-    last: Option<(u32, bool)>,
-    key: u32,
-    qos: Qos,
-    retain: bool,
-    identifier: Option<u32>,
-    durable: bool,
-) {
-    let was_durable = last.is_some_and(|(_, was)| was);
+/// Adds another matching subscription of the session that came last; `was_durable`: it is the last of the durable ones, else of the live.
+fn merge(route: &mut Route, was_durable: bool, qos: Qos, retain: bool, identifier: Option<u32>, durable: bool) {
     let list = if was_durable { &mut route.durable } else { &mut route.live };
-    let Some(mut target) = list.pop().filter(|target| target.session == key) else { return };
+    let Some(mut target) = list.pop() else { return };
     target.qos = target.qos.max(qos);
     target.retain |= retain;
     target.identifiers.extend(identifier);
-    let durable = durable || was_durable;
-    if durable { route.durable.push(target) } else { route.live.push(target) }
+    if durable || was_durable { route.durable.push(target) } else { route.live.push(target) }
 }

@@ -228,6 +228,12 @@ impl Outbound {
         None
     }
 
+    /// After a restart: the last run may have sent QoS 2 messages by identifiers that it could not write down any more, and their receiver
+    /// would take another message by such a one for the one that it holds. Counting on from anywhere will not meet them.
+    pub(crate) fn scatter_ids(&mut self) {
+        self.last_id = fastrand::u16(..);
+    }
+
     /// Takes an identifier that the last run had in use. Many receivers hand a message on when it is released, so the order is that of
     /// the messages; identifiers begin anew at 65535.
     pub(crate) fn restore_released(&mut self, id: u16, seq: Option<Seq>) {

@@ -160,6 +160,26 @@ fn a_message_that_is_released_while_the_store_is_read_does_not_come_with_that_re
 }
 
 #[test]
+fn after_a_restart_a_message_does_not_go_by_an_identifier_that_the_disk_had_not_learnt_of() {
+    let mut rig = Rig::new();
+    fastrand::seed(1);
+    let publisher = rig.join(&connect4("pub", true));
+    let mut retained = publish4("q", b"1", 2, 1, false);
+    retained[0] |= 1;
+    rig.send(publisher, &retained);
+    let keeper = rig.join(&connect4("keeper", false));
+    rig.this.disk = Disk::Waits;
+    rig.send(keeper, &subscribe4(1, "q", 2));
+    let (held, _) = received(&rig.take(keeper)[0]);
+    rig.crash();
+    let keeper = rig.join(&connect4("keeper", false));
+    rig.send(keeper, &subscribe4(1, "q", 2));
+    let frames = rig.take(keeper);
+    let message = frames.iter().find(|frame| frame[0] >> 4 == 3).unwrap();
+    assert_ne!(received(message).0, held, "its receiver would take it for the one that it holds");
+}
+
+#[test]
 fn an_identifier_comes_back_for_another_message_only_when_the_disk_has_forgotten_the_first() {
     let mut rig = Rig::new();
     let conn = rig.join(&connect4("receiver", false));

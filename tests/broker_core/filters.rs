@@ -57,3 +57,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn of_overlapping_subscriptions_the_highest_qos_holds_in_whatever_order_they_are_found_and_nobody_else_loses() {
+    for qos in [[2, 1, 0], [2, 0, 1], [1, 2, 0], [1, 0, 2], [0, 1, 2], [0, 2, 1]] {
+        let mut rig = Rig::new();
+        let other = rig.join(&connect4("other", true));
+        rig.send(other, &subscribe4(1, "q", 0));
+        let many = rig.join(&connect4("many", false));
+        for (filter, qos) in ["q", "+", "#"].into_iter().zip(qos) {
+            rig.send(many, &subscribe4(1, filter, qos));
+        }
+        rig.take(other);
+        rig.take(many);
+        let publisher = rig.join(&connect4("pub", true));
+        rig.send(publisher, &publish4("q", b"x", 2, 1, false));
+        let first = |frames: Vec<Vec<u8>>| frames.iter().map(|frame| frame[0]).collect::<Vec<_>>();
+        assert_eq!((first(rig.take(other)), first(rig.take(many))), (vec![0x30], vec![0x34]), "{qos:?}");
+    }
+}

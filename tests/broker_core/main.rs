@@ -9,6 +9,8 @@ mod exactly_once;
 mod filters;
 mod hostile;
 mod login;
+mod model;
 mod pressure;
 mod rig;
 mod sessions;
+mod simplest;

@@ -38,15 +38,16 @@ impl Rig {
     }
 
     pub(crate) fn with(spec: BrokerSpec) -> Self {
-        let this = Loop::new(spec.clone(), MemoryStore::default());
+        let now = Now::read();
+        let this = Loop::new(now, spec.clone(), MemoryStore::default());
         let (inbox, closed, stuck, held, unread) = Default::default();
-        Self { this, now: Now::read(), spec, next: 0, inbox, closed, stuck, held, unread }
+        Self { this, now, spec, next: 0, inbox, closed, stuck, held, unread }
     }
 
     /// The process dies and starts again with what was committed.
     pub(crate) fn crash(&mut self) {
         let store = std::mem::take(&mut self.this.store);
-        self.this = Loop::new(self.spec.clone(), store);
+        self.this = Loop::new(self.now, self.spec.clone(), store);
         self.inbox.clear();
         self.run();
     }

@@ -98,9 +98,9 @@ pub(crate) enum Disk {
 }
 
 impl Loop {
-    pub(crate) fn new(spec: BrokerSpec, store: MemoryStore) -> Self {
+    pub(crate) fn new(now: Now, spec: BrokerSpec, store: MemoryStore) -> Self {
         Self {
-            broker: Broker::new(Now::read(), "pi-1", spec, store.restored()),
+            broker: Broker::new(now, "pi-1", spec, store.restored()),
             store,
             disk: Disk::Writes,
             slow_reads: false,
@@ -223,7 +223,7 @@ async fn run(
     let (mut net, mut events) = Net::new(spec.limits);
     net.configure(&spec.listeners, spec.limits).await.unwrap();
     told.send(net.local_addrs()).unwrap();
-    let mut this = Loop::new(spec, store);
+    let mut this = Loop::new(Now::read(), spec, store);
     loop {
         this.turn(Now::read(), |output| net.apply(output));
         let wake = this.broker.next_timeout().map(tokio::time::Instant::from_std);
