@@ -235,7 +235,8 @@ impl Seen {
         }
         self.begun.get_or_insert_with(Instant::now);
         self.messages += 1;
-        let number = body[4 + length..].iter().position(|byte| *byte == b'x').map_or(body.len(), |at| at + 4 + length);
+        // Behind the number there is nothing but `x`; before it, a boot identifier may hold one too.
+        let number = body.iter().rposition(|byte| *byte != b'x').map_or(body.len(), |at| at + 1);
         let number = body[number.saturating_sub(10)..number].to_vec();
         if let Some(newest) = self.newest.get_mut(topic) {
             self.disorder += usize::from(number <= *newest);
