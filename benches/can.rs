@@ -80,7 +80,7 @@ impl Files for Memory {
     }
 }
 
-/// Alternating byte orders and odd positions; scaled, with a unit.
+/// Alternating byte orders, none over another; scaled, with a unit.
 fn plan(signals: u32, min_interval: u32) -> Plan {
     let mut dbc = "VERSION \"\"\n\nNS_ :\n\nBS_:\n\nBU_: ECU\n\n".to_owned();
     let mut mapping =
@@ -89,8 +89,8 @@ fn plan(signals: u32, min_interval: u32) -> Plan {
         let _ = writeln!(dbc, "BO_ {} M{message}: 8 ECU", 0x100 + message);
         for signal in 0..signals {
             let order = 1 - signal % 2;
-            let start = signal * 4 + 3;
-            let _ = writeln!(dbc, " SG_ M{message}S{signal} : {start}|9@{order}+ (0.25,-40) [0|0] \"km/h\" ECU");
+            let start = signal * 4 + if order == 0 { 3 } else { 0 };
+            let _ = writeln!(dbc, " SG_ M{message}S{signal} : {start}|4@{order}+ (0.25,-40) [0|0] \"km/h\" ECU");
         }
         let _ = writeln!(dbc);
         let _ = writeln!(
